@@ -1,0 +1,149 @@
+"""`Activations`: what layers answered to a fixed list of samples, wherever the numbers came from."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from repsim._checks import check_labels, did_you_mean, is_finite, message
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Features of the same n samples at several layers, in execution order.
+
+    Attributes:
+        features: Layer name -> (n, p) floating-point tensor, detached.
+        labels: (n,) int64 class indices, or None.
+        digest: Of the samples and their order; None where the source gave no ids. `compare` refuses two
+            sides whose digests differ.
+        name: The network, as results call it.
+        reduction: How feature maps became rows ("flatten", "mean", …); "given" for arrays from elsewhere.
+        provenance: Where the numbers came from.
+    """
+
+    features: Mapping[str, Float[Tensor, "n _p"]]
+    labels: Int[Tensor, " n"] | None = None
+    digest: str | None = None
+    name: str = "features"
+    reduction: str = "given"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError(message("Activations", "there must be a layer", "none", "Choose other layers"))
+        n: int | None = None
+        for layer, x in self.features.items():
+            if x.ndim != 2 or not x.is_floating_point() or x.requires_grad or 0 in x.shape:
+                grad = ", requires grad" if x.requires_grad else ""
+                got = f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}{grad}"
+                advice = "Flatten or pool to two axes, convert with .float(), detach"
+                raise ValueError(
+                    message("Activations", f"layer {layer!r} must be (n, p), floating point, detached", got, advice)
+                )
+            n = len(x) if n is None else n
+            if len(x) != n:
+                advice = "Every layer must hold the same samples"
+                raise ValueError(message("Activations", f"layer {layer!r} must have {n} rows", f"{len(x)}", advice))
+            if not is_finite(x):
+                bad = int((~torch.isfinite(x)).any(1).nonzero()[0])
+                advice = "Look for a diverged network, an overflow in float16, or broken inputs"
+                got = f"NaN or infinity, first in row {bad}"
+                raise ValueError(message("Activations", f"layer {layer!r} must be finite", got, advice))
+        if self.labels is not None and (self.labels.ndim != 1 or len(self.labels) != n):
+            got = f"shape {tuple(self.labels.shape)}"
+            raise ValueError(message("Activations", f"labels must be ({n},)", got, "One label per row"))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layer names, in execution order."""
+        return tuple(self.features)
+
+    @property
+    def n(self) -> int:
+        """How many samples."""
+        return len(next(iter(self.features.values())))
+
+    def __getitem__(self, layer: str) -> Float[Tensor, "n p"]:
+        if layer not in self.features:
+            raise KeyError(message("Activations", "the layer must exist", repr(layer), did_you_mean(layer, self.layers)))
+        return self.features[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        widths = sorted({x.shape[1] for x in self.features.values()})
+        span = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
+        return f"Activations({self.name!r}, {len(self)} layers × {self.n:,} samples, width {span}, {self.reduction})"
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        labels: Any = None,
+        ids: Sequence[str] | None = None,
+        name: str = "features",
+    ) -> "Activations":
+        """Features from anywhere: numpy arrays or tensors, one (n, p) array per layer.
+
+        Args:
+            arrays: Layer name -> (n, p) array, in the order they shall be shown.
+            labels: (n,) integers, where a measure needs a task (TD does).
+            ids: n names of the samples. Give them on both sides, and `compare` checks that the rows match.
+            name: What results call the network.
+
+        Returns:
+            The activations; tensors share memory with the arrays.
+
+        Example:
+            >>> a = Activations.from_arrays({"fc": np.eye(4)}, labels=[0, 1, 0, 1])
+            >>> a
+            Activations('features', 1 layers × 4 samples, width 4, given)
+        """
+        features = {layer: torch.as_tensor(x).detach() for layer, x in arrays.items()}
+        tensor = None if labels is None else torch.as_tensor(np.asarray(labels))
+        if tensor is not None:
+            if tensor.is_floating_point():
+                advice = "Pass class indices"
+                raise TypeError(message("Activations", "labels must be integers", str(tensor.dtype), advice))
+            tensor = tensor.long()
+        digest = None
+        if ids is not None:
+            if len(set(ids)) != len(ids) or any(len(x) != len(ids) for x in features.values()):
+                got = f"{len(ids)} ids, {len(set(ids))} of them different"
+                raise ValueError(message("Activations", "ids must name every row once", got, "One id per row"))
+            digest = hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()
+        return cls(features, tensor, digest, name)
+
+
+def common_labels(a: Activations, b: Activations, function: str) -> Tensor | None:
+    """The labels of two sides that hold the same samples; raises where they contradict each other."""
+    if a.labels is not None and b.labels is not None and not torch.equal(a.labels, b.labels):
+        got = f"labels that differ in {int((a.labels != b.labels).sum())} of {a.n} rows"
+        advice = "Give both sides the same labels, in the same order"
+        raise ValueError(message(function, "both sides must carry the same labels", got, advice))
+    labels = a.labels if a.labels is not None else b.labels
+    if labels is not None:
+        check_labels(function, labels, a.n)
+    return labels
+
+
+def check_same_samples(a: Activations, b: Activations, function: str) -> None:
+    """Two sides must hold the same samples in the same order: another pairing compares nothing."""
+    if a.n != b.n:
+        got = f"{a.n} samples for {a.name!r} and {b.n} for {b.name!r}"
+        raise ValueError(message(function, "both sides must hold the same samples", got, "Extract both on one set"))
+    if a.digest is not None and b.digest is not None and a.digest != b.digest:
+        got = f"digests {a.digest[:12]} for {a.name!r} and {b.digest[:12]} for {b.name!r}"
+        advice = "Other samples, or another order: extract both sides on one ImageSet"
+        raise ValueError(message(function, "both sides must hold the same samples in the same order", got, advice))

@@ -1,0 +1,250 @@
+"""Weight files, read safely and fitted to a network; and the files that repsim's own recipes write.
+
+Loading never runs code from a file: PyTorch files go through `weights_only=True`, everything else is
+safetensors. A file that repsim wrote is safetensors whose header records how the network was made.
+"""
+
+import argparse
+import hashlib
+import json
+import pickle
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repsim._checks import message, some
+from repsim._files import sha256_of, whole_file
+
+#: Where training scripts put the weights inside a file, the usual places first.
+_CONTAINERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "module",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+)
+_NORMALISER = {"mean": "mean", "std": "std", "new_mean": "mean", "new_std": "std", "means": "mean", "sds": "std"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's weights and how they were made.
+
+    Attributes:
+        state: Parameter name -> tensor, as the file has them.
+        sha256: Of the file's bytes.
+        path: The file.
+        record: What a repsim recipe wrote beside the weights (architecture, normalize, recipe, settings,
+            scores, versions); empty for files from elsewhere.
+        notes: What was decided while reading, in words.
+    """
+
+    state: Mapping[str, Tensor]
+    sha256: str
+    path: Path
+    record: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a weight file as found in the wild, without running code from it.
+
+    Args:
+        path: A PyTorch file (a state dict, a container around one, a list of them) or a safetensors file.
+
+    Returns:
+        The tensors under the file's own names; fit them to a network with `fit_weights`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A file that is truncated, a web page, a pickle that asks for code, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(message("load_model", "the weight file must exist", str(path), "Check the path"))
+    with open(path, "rb") as stream:
+        head = stream.read(512)
+    start = head.lstrip().lower()
+    if not head:
+        raise _unreadable(path, "an empty file", "Download it again")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise _unreadable(path, "a web page", "The download link led to a page; fetch the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise _unreadable(path, "a Git LFS pointer", "Fetch the file itself with: git lfs pull")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return _read_safetensors(path)
+    notes: list[str] = []
+    state = _unwrap(_torch_load(path), path, notes)
+    return Checkpoint(state, sha256_of(path), path, notes=tuple(notes))
+
+
+def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[Mapping[str, Tensor]], str]) -> "Fitted":
+    """Finds the network's parameters in a file, under whatever prefix they stand.
+
+    Prefixes such as `module.`, `model.`, `_orig_mod.`, an index, or several of these are removed; a
+    normaliser layer in front is read off, not lost; the same weights under two prefixes are taken once.
+
+    Args:
+        checkpoint: What `read_checkpoint` gave.
+        net: The network to fill; it is not changed.
+        closest: Names the known architecture nearest to a state dict, for the error message.
+
+    Returns:
+        A state dict that loads strictly, with the normaliser found in the file, and notes.
+
+    Raises:
+        ValueError: Keys or shapes that do not fit, or two different sets of weights.
+    """
+    target = net.state_dict()
+    wanted = {key for key in target if not key.endswith("num_batches_tracked")}  # absent from old files
+    state = checkpoint.state
+    found: dict[str, set[str]] = defaultdict(set)
+    for key in state:
+        parts = key.split(".")
+        for cut in range(len(parts)):
+            tail = ".".join(parts[cut:])
+            if tail in wanted:
+                found[key[: len(key) - len(tail)]].add(tail)
+    ranked = sorted(found, key=lambda p: (-len(found[p]), len(p)))
+    prefix = ranked[0] if ranked else ""
+    doubles = [p for p in ranked[1:] if found[p] == found[prefix] == wanted]
+    notes = [f"prefix {prefix!r} removed"] if prefix else []
+    for other in doubles:
+        if not all(torch.equal(state[prefix + k], state[other + k]) for k in wanted):
+            got = f"{checkpoint.path} with different weights under {prefix!r} and {other!r}"
+            advice = "Save the set you mean as a file of its own"
+            raise ValueError(message("load_model", "a file must hold one set of weights", got, advice))
+        notes.append(f"the same weights stand under {other!r} too")
+
+    missing = sorted(wanted - found[prefix])
+    used = {p + k for p in [prefix, *doubles] for k in target}
+    normaliser: dict[str, tuple[float, ...]] = {}
+    unexpected = []
+    for key in state:
+        role = _NORMALISER.get(key.rpartition(".")[2].lstrip("_"))
+        if key in used:
+            continue
+        if role and state[key].numel() <= 4:
+            normaliser[role] = tuple(float(v) for v in state[key].flatten())
+        else:
+            unexpected.append(key)
+    shapes = [
+        f"{k} {tuple(state[prefix + k].shape)} for {tuple(target[k].shape)}"
+        for k in sorted(found[prefix])
+        if state[prefix + k].shape != target[k].shape
+    ]
+    if missing or unexpected or shapes:
+        got = (
+            f"{checkpoint.path.name}: missing {some(missing)}; unexpected {some(sorted(unexpected))}; "
+            f"other shapes {some(shapes)}"
+        )
+        advice = f"Closest known architecture: {closest(state)}. Name that one, or pass num_classes= if only the head differs"
+        raise ValueError(message("load_model", "the weight file must fit the architecture", got, advice))
+    full = {key: state.get(prefix + key, target[key]) for key in target}
+    return Fitted(full, normaliser if len(normaliser) == 2 else {}, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A state dict that loads strictly; `normaliser` holds mean and std where the file had such a layer."""
+
+    state: Mapping[str, Tensor]
+    normaliser: Mapping[str, tuple[float, ...]]
+    notes: tuple[str, ...]
+
+
+def save_checkpoint(path: str | Path, net: nn.Module, record: Mapping[str, Any]) -> Path:
+    """Writes a network and how it was made, as safetensors, whole or not at all.
+
+    Args:
+        path: Where to; the usual suffix is .safetensors.
+        net: The bare architecture, without a normaliser around it.
+        record: At least `architecture` and `normalize`; all of it must be JSON. The digest of the weights is added.
+
+    Returns:
+        The path.
+    """
+    from safetensors.torch import save_file
+
+    state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    text = json.dumps({**record, "weights_sha256": _digest(state)}, sort_keys=True)
+    with whole_file(path) as temporary:
+        save_file(state, temporary, metadata={"repsim": text})
+    return Path(path)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, f"a damaged safetensors file ({error})", "Download or make it again") from error
+    record = json.loads(metadata.get("repsim", "{}"))
+    if record and record["weights_sha256"] != _digest(state):
+        raise _unreadable(path, "weights that differ from the digest recorded with them", "Make the file again")
+    return Checkpoint(state, sha256_of(path), path, record)
+
+
+def _torch_load(path: Path) -> Any:
+    # Scores are often numpy numbers and settings a Namespace: plain data, which PyTorch does not list as safe.
+    # numpy's own reducers name these; asking for them here also gives the right place in every numpy version.
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace, scalar, np.dtype, *dtypes]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        if "Unsupported" not in reason and "GLOBAL" not in reason:
+            raise _unreadable(path, "a damaged or truncated file", "Download it again") from error
+        name = reason.partition("GLOBAL ")[2].split(" ")[0].rstrip(",.") or "an object of its own"
+        advice = "Where you trust it, load it in the code that wrote it and save model.state_dict()"
+        raise _unreadable(path, f"a pickle that asks for code to run ({name}), which is never done", advice) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _unreadable(path, "a damaged or truncated file", "Download it again") from error
+
+
+def _unwrap(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
+    if isinstance(content, list | tuple) and content and isinstance(content[0], Mapping):
+        if len(content) > 1:
+            notes.append(f"a list of {len(content)} sets of weights: took the first")
+        return _unwrap(content[0], path, notes)
+    if isinstance(content, Mapping):
+        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+        inside = [k for k in _CONTAINERS if isinstance(content.get(k), Mapping | list | tuple) and content[k]]
+        if inside:
+            also = f" (there are also {', '.join(inside[1:])})" if inside[1:] else ""
+            notes.append(f"weights taken from {inside[0]!r}{also}")
+            return _unwrap(content[inside[0]], path, notes)
+        if tensors:
+            return tensors
+    got = f"{type(content).__name__} with {some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
+    raise _unreadable(path, f"no state dict in it ({got})", f"Save model.state_dict(), or put it under one of {some(_CONTAINERS)}")
+
+
+def _unreadable(path: Path, got: str, do: str) -> ValueError:
+    return ValueError(message("load_model", f"{path} must be a weight file", got, do))
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key]
+        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,233 @@
+"""Labelled images with an identity: `ImageSet`, and the data sets that are known by name.
+
+Two networks can only be compared on the same images in the same order, so every image carries an id and the
+set carries a digest that changes with the ids, their order and the pixels.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from repsim._checks import did_you_mean, message
+from repsim.imagefolder import read_image_folder
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with labels and ids, always aligned.
+
+    Attributes:
+        images: (n, channels, height, width), uint8 in 0..255 or floating point in [0, 1].
+        labels: (n,) int64 class indices.
+        ids: n unique names, one per image.
+        name: What the set is called in results.
+        classes: The class names, where they are known.
+    """
+
+    images: Shaped[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    ids: tuple[str, ...]
+    name: str
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images, n = self.images, len(self.ids)
+        if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+            got = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
+            advice = "Add the channel axis, or convert with images.to(torch.uint8)"
+            raise ValueError(
+                message("ImageSet", "images must be (n, c, h, w), uint8 or floating point", got, advice)
+            )
+        if len(images) != n or len(self.labels) != n:
+            got = f"{len(images)} images, {len(self.labels)} labels and {n} ids"
+            raise ValueError(message("ImageSet", "images, labels and ids must be equally many", got, "Align them"))
+        if n == 0:
+            raise ValueError(message("ImageSet", "there must be images", "none", "Choose another split or folder"))
+        if len(set(self.ids)) != n:
+            got = f"{n - len(set(self.ids))} repeated ids"
+            advice = "Drop the copies: a copy adds a row without adding evidence"
+            raise ValueError(message("ImageSet", "ids must be unique", got, advice))
+        if images.is_floating_point():
+            low, high = (float(v) for v in images.aminmax())
+            if not (0 <= low and high <= 1):
+                advice = "Divide by 255, or leave normalisation to load_model(normalize=...)"
+                raise ValueError(
+                    message("ImageSet", "floating-point images must lie in [0, 1]", f"[{low:g}, {high:g}]", advice)
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        shape = "×".join(str(v) for v in self.images.shape[1:])
+        return f"ImageSet({self.name!r}, {len(self):,} images of {shape}, digest {self.digest[:12]})"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over ids, order, labels and pixels. Cost: one pass over the pixels, once."""
+        digest = hashlib.sha256(f"{self.images.dtype}{tuple(self.images.shape)}".encode())
+        digest.update("\n".join(self.ids).encode())
+        for array in (self.labels, self.images):
+            digest.update(np.ascontiguousarray(array.numpy()).data)
+        return digest.hexdigest()
+
+    def pixels(self, rows: slice | Tensor) -> Float[Tensor, "b c h w"]:
+        """The images of some rows as float32 in [0, 1]."""
+        images = self.images[rows]
+        return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
+
+    def take(self, rows: Sequence[int] | Tensor) -> "ImageSet":
+        """The set of these rows, in this order."""
+        index = torch.as_tensor(rows)
+        ids = tuple(self.ids[i] for i in index.tolist())
+        return replace(self, images=self.images[index], labels=self.labels[index], ids=ids)
+
+
+def load_data(
+    name: str,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    root: str | Path = "data",
+    download: bool = False,
+    size: int | None = None,
+    progress: bool = True,
+) -> ImageSet:
+    """Loads a data set by name.
+
+    Args:
+        name: "digits" (scikit-learn's 8×8 digits, embedded, no download), "cifar10", "cifar100", "mnist",
+            "fashion_mnist", "svhn", or "imagefolder:PATH" for a folder that holds one folder per class.
+        split: "train" or "test" (the default) of a named set; for "digits" also "all". The digits have no
+            split of their own: 1,200 train and 597 test images by a fixed permutation. For an image folder,
+            the subfolder to read, or None for PATH itself.
+        limit: Keep this many images, the classes in proportion; None keeps all. The order stays the set's own.
+        seed: Which images `limit` keeps.
+        root: Where downloads and decoded images are kept.
+        download: Fetch a torchvision set that is not under `root`. Nothing is ever downloaded unasked.
+        size: Image folders only: resize the shorter side to `size` pixels and crop the centre square.
+        progress: Show a bar while decoding for more than two seconds.
+
+    Returns:
+        The images as uint8, with labels, ids and a digest.
+
+    Raises:
+        ValueError: An unknown name or split, a limit that leaves a class empty, images of unequal sizes.
+        FileNotFoundError: A set that is not on disk, an empty folder.
+    """
+    kind, _, path = name.partition(":")
+    if kind == "imagefolder":
+        folder = Path(path) / split if split else Path(path)
+        choose = functools.partial(stratified_rows, limit=limit, seed=seed)
+        images, labels, ids, classes = read_image_folder(
+            folder, choose=choose, cache=Path(root) / "decoded", size=size, progress=progress
+        )
+        return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), ids, name, classes)
+    if kind not in _NAMED or path:
+        advice = did_you_mean(name, [*_NAMED, "imagefolder:PATH"])
+        raise ValueError(message("load_data", "name must be a known data set", repr(name), advice))
+    if size is not None:
+        advice = "Leave size out, or resize the images of an ImageSet yourself"
+        raise ValueError(message("load_data", "size is for image folders", f"size={size} for {name}", advice))
+    data = _NAMED[kind](kind, split or "test", Path(root), download)
+    rows = stratified_rows(data.labels.numpy(), limit=limit, seed=seed)
+    return data if len(rows) == len(data) else data.take(torch.from_numpy(rows))
+
+
+def stratified_rows(labels: np.ndarray, *, limit: int | None, seed: int) -> np.ndarray:
+    """Rows of a random subset that keeps the classes in proportion, in ascending order.
+
+    Args:
+        labels: (n,) class indices.
+        limit: How many rows to keep; None, or n and more, keeps all.
+        seed: Which ones.
+
+    Returns:
+        (min(limit, n),) ascending row indices. Each class gets its share rounded down or up.
+    """
+    n = len(labels)
+    if limit is None or limit >= n:
+        return np.arange(n)
+    classes, counts = np.unique(labels, return_counts=True)
+    if limit < len(classes):
+        got = f"limit={limit} for {len(classes)} classes"
+        raise ValueError(message("load_data", "limit must leave every class an image", got, "Raise the limit"))
+    share = counts * limit / n
+    quota = np.maximum(np.floor(share), 1).astype(int)
+    rng = np.random.default_rng(seed)
+    # The rows still missing go to the largest remainders; minimum quotas of 1 can overshoot, so both ways.
+    order = np.argsort(-(share - quota) + rng.random(len(classes)) * 1e-9)
+    missing = limit - int(quota.sum())
+    if missing > 0:
+        quota[order[:missing]] += 1
+    for _ in range(-missing):
+        quota[np.argmax(np.where(quota > 1, quota - share, -np.inf))] -= 1
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _digits(name: str, split: str, root: Path, download: bool) -> ImageSet:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels, labels = np.asarray(bunch["images"]), np.asarray(bunch["target"], dtype=np.int64)
+    order = np.random.default_rng(0).permutation(len(labels))
+    rows = {"train": order[:1200], "test": order[1200:], "all": np.arange(len(labels))}
+    if split not in rows:
+        raise ValueError(message("load_data", "split must be train, test or all", repr(split), "Choose one of these"))
+    chosen = rows[split]
+    images = np.rint(pixels[chosen] * (255 / 16)).astype(np.uint8)[:, None]  # the scans hold 0..16
+    ids = tuple(f"digits/{i:04d}" for i in chosen)
+    return ImageSet(
+        torch.from_numpy(images), torch.from_numpy(labels[chosen]), ids, f"digits/{split}", tuple("0123456789")
+    )
+
+
+def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
+    import torchvision.datasets as sets  # slow to import, so only where it is needed
+
+    if split not in ("train", "test"):
+        raise ValueError(message("load_data", "split must be train or test", repr(split), "Choose one of these"))
+    makers: dict[str, Callable[..., object]] = {
+        "cifar10": sets.CIFAR10,
+        "cifar100": sets.CIFAR100,
+        "mnist": sets.MNIST,
+        "fashion_mnist": sets.FashionMNIST,
+        "svhn": sets.SVHN,
+    }
+    which = {"split": split} if name == "svhn" else {"train": split == "train"}
+    try:
+        found = makers[name](root, download=download, **which)
+    except RuntimeError as error:
+        got = f"no {name} under {root}" if not download else str(error)
+        advice = f"Pass download=True (--download) to fetch it into {root}, or root= (--root) for where it is"
+        raise FileNotFoundError(message("load_data", f"{name} must be on disk", got, advice)) from error
+    raw = torch.as_tensor(getattr(found, "data"))  # noqa: B009 - torchvision types do not declare it
+    labels = getattr(found, "labels") if name == "svhn" else getattr(found, "targets")  # noqa: B009
+    if raw.ndim == 3:
+        raw = raw[:, None]
+    elif raw.shape[-1] == 3:
+        raw = raw.permute(0, 3, 1, 2)
+    ids = tuple(f"{name}/{split}/{i:05d}" for i in range(len(raw)))
+    classes = tuple(str(c) for c in getattr(found, "classes", ()))
+    return ImageSet(raw.contiguous(), torch.as_tensor(labels).long(), ids, f"{name}/{split}", classes)
+
+
+_NAMED: dict[str, Callable[[str, str, Path, bool], ImageSet]] = {
+    "digits": _digits,
+    "cifar10": _torchvision,
+    "cifar100": _torchvision,
+    "mnist": _torchvision,
+    "fashion_mnist": _torchvision,
+    "svhn": _torchvision,
+}

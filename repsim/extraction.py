@@ -1,0 +1,324 @@
+"""Hooks: a network and images in, `Activations` out."""
+
+import contextlib
+import fnmatch
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repsim._checks import did_you_mean, message, some
+from repsim.activations import Activations
+from repsim.data import ImageSet
+from repsim.models import Network
+from repsim.reductions import Reduction, find_reduction
+
+Layers = None | str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+#: Rows that go through a network on a CPU at once. Larger batches are two to four times slower there: their
+#: activations no longer fit the allocator's reused memory. What is asked for beyond this is split.
+CPU_ROWS = 64
+
+
+def extract(
+    net: nn.Module,
+    data: ImageSet | Tensor | Iterable[Any],
+    *,
+    layers: Layers = None,
+    reduction: str = "flatten",
+    batch_size: int = 256,
+    name: str | None = None,
+    progress: bool = True,
+) -> Activations:
+    """Runs a network over samples and keeps what its layers answer.
+
+    The network runs in eval mode without gradients, on the device where its parameters are, and is left in
+    the modes it had, without hooks, whatever happens. Outputs are copied or reduced inside the hook, so an
+    in-place operation after a layer cannot change what was recorded.
+
+    Args:
+        net: A `Network` of `load_model` (takes pixels in [0, 1]) or any module; wrappers such as
+            DataParallel are looked through, so layer names are the bare network's.
+        data: An `ImageSet`, a tensor, or batches (x or (x, y)) that come in the same order each time, such as
+            a DataLoader that does not shuffle.
+        layers: None for every leaf module and every residual block; a name or glob ("layer*.*"; `*` does not
+            cross a dot), a list of these, or a function (name, module) -> bool.
+        reduction: What makes a row of a layer's output: "flatten"; for feature maps (n, c, h, w) "mean",
+            "max", "pool:K" (K×K averages); for tokens (n, t, c) "cls", "mean_tokens". Rows stay rows.
+        batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
+        name: What results call the network; None takes the network's own name.
+        progress: Show a bar when it takes more than two seconds.
+
+    Returns:
+        One (n, p) tensor per layer in execution order, on the CPU. A module that runs twice gives two
+        layers, `name` and `name#2`.
+
+    Raises:
+        ValueError: An unknown layer, a layer that never ran, an output without tensors or whose first axis is
+            not the batch, a reduction that does not fit the output, a shuffling loader.
+        MemoryError: Features that would not fit into memory.
+
+    Cost:
+        The forward passes, and one copy of the features.
+    """
+    bare = _bare(net)
+    reduce = find_reduction(reduction)
+    chosen, optional = select_layers(bare, layers)
+    source = _Source.of(data)
+    recorder = _Recorder(bare, chosen, reduce, source.n)
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    step = min(batch_size, CPU_ROWS) if device.type == "cpu" else batch_size
+    if batch_size < 1:
+        raise ValueError(message("extract", "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
+    from tqdm.auto import tqdm
+
+    called = name or getattr(net, "name", None) or type(bare).__name__
+    bar = tqdm(total=source.n, desc=f"extract {called}", unit="sample", delay=2, disable=not progress, leave=False)
+    with recorder, _eval_mode(net), torch.inference_mode(), bar:
+        for x in source.batches(step):
+            recorder.begin(len(x))
+            net(x.to(device, non_blocking=True))
+            recorder.end()
+            bar.update(len(x))
+    silent = [layer for layer in chosen if layer not in recorder.ran]
+    if silent and not optional:
+        advice = "Choose layers that the forward pass uses, or layers=None for all that ran"
+        raise ValueError(message("extract", "every chosen layer must run", f"no output of {some(silent)}", advice))
+    provenance = {
+        **getattr(net, "provenance", {"architecture": type(bare).__name__}),
+        "data": source.name,
+        "layers_that_never_ran": silent,
+    }
+    return Activations(recorder.features(), source.labels, source.digest, called, reduction, provenance)
+
+
+def select_layers(net: nn.Module, layers: Layers) -> tuple[list[str], bool]:
+    """The names of a network's modules that `layers` means.
+
+    Args:
+        net: The bare network.
+        layers: As for `extract`.
+
+    Returns:
+        The names in definition order, and whether one that never runs may be left out silently (only for None).
+
+    Raises:
+        ValueError: A name or glob that nothing matches, with close matches.
+    """
+    net = _bare(net)
+    modules = {name: module for name, module in net.named_modules() if name}
+    if layers is None:
+        return [n for n, m in modules.items() if _is_leaf(m) or _is_block(m)] or list(modules), True
+    if callable(layers):
+        found = [n for n, m in modules.items() if layers(n, m)]
+        if not found:
+            got = f"no match among {len(modules)} modules"
+            raise ValueError(message("extract", "layers must choose a module", got, "Try: repsim layers"))
+        return found, False
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    found_set: set[str] = set()
+    for pattern in patterns:
+        matches = [n for n in modules if n == pattern or _glob(n, pattern)]
+        if not matches:
+            advice = did_you_mean(pattern, modules)
+            raise ValueError(message("extract", "layers must name modules of the network", repr(pattern), advice))
+        found_set.update(matches)
+    return [n for n in modules if n in found_set], False
+
+
+def _glob(name: str, pattern: str) -> bool:
+    ours, theirs = name.split("."), pattern.split(".")
+    return len(ours) == len(theirs) and all(map(fnmatch.fnmatchcase, ours, theirs))
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _is_block(module: nn.Module) -> bool:
+    kind = type(module).__name__.lower()
+    return not _is_leaf(module) and kind.endswith(("block", "bottleneck", "layer", "residual"))
+
+
+def _bare(net: nn.Module) -> nn.Module:
+    while True:
+        if isinstance(net, Network):
+            net = net.net
+        elif isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        elif isinstance(getattr(net, "_orig_mod", None), nn.Module):
+            net = getattr(net, "_orig_mod")  # noqa: B009 - what torch.compile wraps
+        else:
+            return net
+
+
+@contextlib.contextmanager
+def _eval_mode(net: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Batches of inputs that come with a number, labels and an identity."""
+
+    batches: Callable[[int], Iterator[Tensor]]
+    n: int
+    labels: Tensor | None
+    digest: str
+    name: str
+
+    @classmethod
+    def of(cls, data: ImageSet | Tensor | Iterable[Any]) -> "_Source":
+        if isinstance(data, ImageSet):
+
+            def pixels(step: int) -> Iterator[Tensor]:
+                return (data.pixels(slice(i, i + step)) for i in range(0, len(data), step))
+
+            return cls(pixels, len(data), data.labels, data.digest, data.name)
+        sampler = getattr(data, "sampler", None)
+        if sampler is not None and not isinstance(sampler, torch.utils.data.SequentialSampler):
+            got = f"a loader with a {type(sampler).__name__}"
+            advice = "Make it with shuffle=False: both networks must see the same samples in the same order"
+            raise ValueError(message("extract", "data must come in a fixed order", got, advice))
+        inputs, labels = [], []
+        for batch in [data] if isinstance(data, Tensor) else data:
+            x, y = (batch[0], batch[1]) if isinstance(batch, list | tuple) and len(batch) > 1 else (batch, None)
+            x = x[0] if isinstance(x, list | tuple) else x
+            if not isinstance(x, Tensor):
+                advice = "Pass an ImageSet, a tensor, or batches x or (x, y)"
+                raise TypeError(message("extract", "batches must be tensors", type(x).__name__, advice))
+            inputs.append(x)
+            labels += [y] if isinstance(y, Tensor) else []
+        if not inputs:
+            raise ValueError(message("extract", "there must be samples", "none", "Pass a loader that is not empty"))
+        whole = torch.cat(inputs)
+        digest = hashlib.sha256(str(tuple(whole.shape)).encode())
+        digest.update(np.ascontiguousarray(whole.cpu().numpy()).data)
+        y = torch.cat(labels).long().cpu() if len(labels) == len(inputs) else None
+        return cls(lambda step: iter(whole.split(step)), len(whole), y, digest.hexdigest(), type(data).__name__)
+
+
+class _Recorder:
+    """Hooks on the chosen modules that write into buffers allocated once, in order of execution."""
+
+    def __init__(self, net: nn.Module, layers: Sequence[str], reduce: Reduction, n: int) -> None:
+        self._net, self._layers, self._reduce, self._n = net, layers, reduce, n
+        self._buffers: dict[str, Tensor] = {}
+        self._pending: dict[str, Tensor] = {}
+        self._calls: dict[str, int] = {}
+        self._start = self._rows = 0
+        self._handles: list[Any] = []
+        self.ran: set[str] = set()
+
+    def __enter__(self) -> "_Recorder":
+        modules = dict(self._net.named_modules())
+        for layer in self._layers:
+            self._handles.append(modules[layer].register_forward_hook(self._hook(layer)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def begin(self, rows: int) -> None:
+        self._rows, self._calls, self._seen = rows, {}, set()
+
+    def end(self) -> None:
+        if self._start == 0:
+            self._allocate()
+        elif self._seen != set(self._buffers):
+            got = f"{some(sorted(self._seen ^ set(self._buffers)))} in some batches only"
+            advice = "Choose layers that every sample passes through equally often"
+            raise ValueError(message("extract", "every batch must run the same layers", got, advice))
+        self._start += self._rows
+
+    def features(self) -> dict[str, Tensor]:
+        return self._buffers
+
+    def _hook(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            self._calls[layer] = call = self._calls.get(layer, 0) + 1
+            self.ran.add(layer)
+            self._store(layer if call == 1 else f"{layer}#{call}", output)
+
+        return hook
+
+    def _store(self, row: str, output: Any) -> None:
+        tensor = _first_tensor(output)
+        if tensor is None or not tensor.is_floating_point():
+            got = type(output).__name__ if tensor is None else str(tensor.dtype)
+            advice = "Leave this layer out of layers="
+            raise ValueError(message("extract", f"layer {row!r} must give floating-point tensors", got, advice))
+        if tensor.ndim < 2 or len(tensor) != self._rows:
+            got = f"shape {tuple(tensor.shape)} for a batch of {self._rows}"
+            advice = "Its first axis is not the batch; leave this layer out of layers="
+            raise ValueError(message("extract", f"layer {row!r} must give one output per sample", got, advice))
+        reduced = self._reduce(row, tensor)
+        self._seen.add(row)
+        if self._start == 0:
+            # The first batch only tells the widths: buffers are made once all of them are known to fit.
+            self._pending[row] = reduced.to("cpu", copy=True)
+        elif row in self._buffers:
+            if reduced.shape[1] != self._buffers[row].shape[1]:
+                got = f"{reduced.shape[1]} after {self._buffers[row].shape[1]}"
+                advice = "Samples of unequal size need a reduction such as mean"
+                raise ValueError(message("extract", f"layer {row!r} must keep its width", got, advice))
+            self._buffers[row][self._start : self._start + self._rows].copy_(reduced)
+
+    def _allocate(self) -> None:
+        need = self._n * sum(x.shape[1] * x.element_size() for x in self._pending.values())
+        have = _available_memory()
+        if have is not None and need > have:
+            got = f"{need / 2**30:.1f} GiB for {self._n:,} samples with {have / 2**30:.1f} GiB free"
+            advice = 'Use reduction="mean", fewer layers or fewer samples'
+            raise MemoryError(message("extract", "the features must fit into memory", got, advice))
+        for row, first in self._pending.items():
+            self._buffers[row] = buffer = _empty(self._n, first.shape[1], first.dtype)
+            buffer[: len(first)] = first
+        self._pending.clear()
+
+
+def _empty(n: int, p: int, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.bfloat16:  # numpy has no such type
+        return torch.empty(n, p, dtype=dtype)
+    # numpy asks the system for huge pages where PyTorch does not; first touches are several times cheaper.
+    return torch.from_numpy(np.empty((n, p), dtype=str(dtype).removeprefix("torch.")))
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be had without swapping, where the system tells."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return None
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """The tensor of a layer's output: itself; a model output's hidden state or logits; else the first one inside."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict) or hasattr(output, "to_tuple"):
+        get = output.get if isinstance(output, dict) else lambda key: getattr(output, key, None)
+        named = [get(key) for key in ("last_hidden_state", "logits")]
+        inside = [v for v in named if isinstance(v, Tensor)]
+        values = list(output.values()) if isinstance(output, dict) else list(output.to_tuple())
+        return inside[0] if inside else _first_tensor(values)
+    if isinstance(output, list | tuple):
+        return next((t for t in map(_first_tensor, output) if t is not None), None)
+    return None
+

@@ -1,0 +1,199 @@
+"""Networks by name: an architecture, a weight file, and an explicit normalisation, as one module."""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from repsim._checks import did_you_mean, message
+from repsim.architectures import ARCHITECTURES, closest_architecture, find_architecture
+from repsim.checkpoints import Checkpoint, fit_weights, read_checkpoint
+
+Normalize = str | tuple[Sequence[float], Sequence[float]] | None
+
+#: Channel means and standard deviations of the training images, in pixels of [0, 1].
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class Network(nn.Module):
+    """A network with its normalisation inside: takes pixels in [0, 1].
+
+    Attributes:
+        net: The bare architecture; layer names are its module names.
+        name: What the network is called in results.
+        provenance: Architecture, weight file and digest, normalisation, notes of the loader.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        name: str,
+        normalize: Normalize = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.name = net, name
+        mean, std = _mean_std(normalize) if normalize is not None else ((0.0,), (1.0,))
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.normalized = normalize is not None
+        self.provenance = dict(provenance or {})
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Any:
+        return self.net((x - self.mean) / self.std if self.normalized else x)
+
+
+def load_model(
+    architecture: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    normalize: Normalize = None,
+    num_classes: int | None = None,
+    name: str | None = None,
+    seed: int = 0,
+) -> Network:
+    """A network in eval mode that takes pixels in [0, 1].
+
+    Args:
+        architecture: "resnet20" (32, 44, 56, 110: He et al.'s CIFAR networks), "wrn28_10" (any width),
+            "small_conv_mnist", "small_conv_cifar", "digits_resnet8", a torchvision name, or
+            "package.module:function" for a function that returns the module. Or just the path of a file that
+            repsim wrote: it records its own architecture and normalisation.
+        checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`.
+        normalize: "cifar10", "imagenet", (means, stds) per channel, or None for none.
+        num_classes: Width of the head; None is the architecture's own (10, torchvision 1000).
+        name: What results call the network; None is the architecture, or the file's stem where it is self-describing.
+        seed: Seed of the random weights where there is no file. The global generator is not touched.
+
+    Returns:
+        The network, with `.provenance`.
+
+    Raises:
+        ValueError: An unknown architecture, a file that does not fit, a normaliser in the file that differs
+            from `normalize`.
+        FileNotFoundError: No such weight file.
+
+    Example:
+        >>> net = load_model("resnet20", normalize="cifar10")
+        >>> net(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+    architecture = str(architecture)
+    weights = read_checkpoint(checkpoint) if checkpoint is not None else None
+    if weights is None and _looks_like_file(architecture):
+        weights = read_checkpoint(architecture)
+        if "architecture" not in weights.record:
+            got = f"{architecture}, which does not say"
+            advice = "Name it, as in resnet20:" + architecture
+            raise ValueError(message("load_model", "the architecture must be known", got, advice))
+        name = name or weights.path.stem
+        architecture = weights.record["architecture"]
+        num_classes = weights.record.get("num_classes") if num_classes is None else num_classes
+    if weights is not None and weights.record:
+        normalize = _agreed(normalize, weights.record["normalize"], weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = _build(architecture, num_classes)
+    notes: tuple[str, ...] = ("untrained: random weights",)
+    if weights is not None:
+        fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)))
+        if fitted.normaliser:
+            normalize = _agreed(normalize, (fitted.normaliser["mean"], fitted.normaliser["std"]), weights)
+        net.load_state_dict(fitted.state)
+        notes = weights.notes + fitted.notes
+    provenance = {
+        "architecture": architecture,
+        "normalize": None if normalize is None else [list(v) for v in _mean_std(normalize)],
+        "checkpoint": weights.path.name if weights else None,
+        "sha256": weights.sha256 if weights else None,
+        "record": dict(weights.record) if weights else {},
+        "seed": None if weights else seed,
+        "notes": list(notes),
+    }
+    made = Network(net, name=name or architecture, normalize=normalize, provenance=provenance)
+    return made.eval()
+
+
+def _looks_like_file(architecture: str) -> bool:
+    return Path(architecture).is_file() or (
+        Path(architecture).suffix in (".safetensors", ".th", ".pth", ".pt", ".ckpt") and ":" not in architecture
+    )
+
+
+def _build(architecture: str, num_classes: int | None) -> nn.Module:
+    own = find_architecture(architecture)
+    if own is not None:
+        return own(10 if num_classes is None else num_classes)
+    extra = {} if num_classes is None else {"num_classes": num_classes}
+    if ":" in architecture:
+        net = _users_function(architecture)(**extra)
+        if not isinstance(net, nn.Module):
+            advice = "Return the network from the function"
+            raise TypeError(
+                message("load_model", f"{architecture} must return a torch.nn.Module", type(net).__name__, advice)
+            )
+        return net
+    import torchvision.models as zoo  # slow to import, so only where it is needed
+
+    if architecture not in zoo.list_models():
+        known = [*ARCHITECTURES, "wrn28_10", *zoo.list_models(), "package.module:function"]
+        raise ValueError(
+            message("load_model", "the architecture must be known", repr(architecture), did_you_mean(architecture, known))
+        )
+    return zoo.get_model(architecture, weights=None, **extra)
+
+
+def _users_function(reference: str) -> Callable[..., Any]:
+    module, _, attribute = reference.partition(":")
+    try:
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        advice = "Check the name; the module must be importable from where you run"
+        raise ValueError(
+            message("load_model", "package.module:function must exist", f"{reference!r} ({error})", advice)
+        ) from error
+
+
+def _mean_std(normalize: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if isinstance(normalize, str):
+        if normalize not in NORMALIZATIONS:
+            advice = did_you_mean(normalize, NORMALIZATIONS)
+            raise ValueError(message("load_model", "normalize must be known by name", repr(normalize), advice))
+        return NORMALIZATIONS[normalize]
+    try:
+        mean, std = (tuple(float(v) for v in part) for part in normalize)
+    except (TypeError, ValueError):
+        mean, std = (), ()
+    if not mean or len(mean) != len(std) or min(std) <= 0:
+        advice = "Write, say, normalize=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))"
+        raise ValueError(
+            message("load_model", "normalize must be (means, positive stds) per channel", repr(normalize), advice)
+        )
+    return mean, std
+
+
+def _agreed(asked: Normalize, recorded: Any, weights: Checkpoint) -> Normalize:
+    """The normalisation a file carries, unless the caller asked for another one: that is an error, never a choice."""
+    if recorded is None and asked is None:
+        return None
+    want = None if asked is None else _mean_std(asked)
+    have = None if recorded is None else _mean_std(recorded)
+    agree = want is not None and have is not None and torch.allclose(torch.tensor(want), torch.tensor(have), atol=1e-3)
+    from_recipe = bool(weights.record)
+    if agree or (asked is None and from_recipe):
+        return have
+    got = f"normalize={asked!r} for {weights.path.name}, which carries {recorded!r}"
+    advice = f"Pass normalize={recorded!r}"
+    raise ValueError(message("load_model", "normalize must be what the weight file carries", got, advice))
