@@ -28,9 +28,15 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
         if len(a) == 1:  # one layer at a time, as on a CPU: the two-axis product is the fast one
             return matmul_nt(a[0], b[0])[None]
         return torch.bmm(a, b.mT)
-    if a.dtype == torch.float32 and not a.is_cuda and _onednn_works():
+    if a.dtype == torch.float32 and a.device.type == "cpu" and _suits_onednn(a, b) and _onednn_works():
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return a @ b.T
+
+
+def _suits_onednn(a: Tensor, b: Tensor) -> bool:
+    """Its products want dense operands (gaps between rows cost it a thousandfold) and no very long, thin sums."""
+    dense = all(x.is_contiguous() or x.T.is_contiguous() for x in (a, b))
+    return dense and a.shape[1] <= 100 * max(len(a), len(b))
 
 
 @functools.cache

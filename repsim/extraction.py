@@ -46,8 +46,8 @@ def extract(
             DataParallel are looked through, so layer names are the bare network's.
         data: An `ImageSet`, a tensor, or batches (x or (x, y)) that come in the same order each time, such as
             a DataLoader that does not shuffle.
-        layers: None for every leaf module and every residual block; a name or glob ("layer*.*"; `*` does not
-            cross a dot), a list of these, or a function (name, module) -> bool.
+        layers: None for every leaf module and every residual block; a name or glob ("layer*.*" for blocks;
+            `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function (name, module) -> bool.
         reduction: What makes a row of a layer's output: "flatten"; for feature maps (n, c, h, w) "mean",
             "max", "pool:K" (K×K averages); for tokens (n, t, c) "cls", "mean_tokens". Rows stay rows.
         batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
@@ -79,7 +79,7 @@ def extract(
 
     called = name or getattr(net, "name", None) or type(bare).__name__
     bar = tqdm(total=source.n, desc=f"extract {called}", unit="sample", delay=2, disable=not progress, leave=False)
-    with recorder, _eval_mode(net), torch.inference_mode(), bar:
+    with recorder, _eval_mode(net), torch.no_grad(), bar:
         for x in source.batches(step):
             recorder.begin(len(x))
             net(x.to(device, non_blocking=True))
@@ -132,8 +132,13 @@ def select_layers(net: nn.Module, layers: Layers) -> tuple[list[str], bool]:
 
 
 def _glob(name: str, pattern: str) -> bool:
+    """Shell patterns, part by part between the dots; a part `**` stands for any number of parts."""
     ours, theirs = name.split("."), pattern.split(".")
-    return len(ours) == len(theirs) and all(map(fnmatch.fnmatchcase, ours, theirs))
+    if theirs[0] == "**" and len(theirs) > 1:
+        return any(_glob(".".join(ours[cut:]), ".".join(theirs[1:])) for cut in range(len(ours)))
+    if not fnmatch.fnmatchcase(ours[0], theirs[0]) or (len(ours) == 1) != (len(theirs) == 1):
+        return False
+    return len(ours) == 1 or _glob(".".join(ours[1:]), ".".join(theirs[1:]))
 
 
 def _is_leaf(module: nn.Module) -> bool:

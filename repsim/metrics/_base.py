@@ -1,0 +1,117 @@
+"""What a metric is: its facts, and the two methods `prepare` and `cross`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Invariance = Literal["orthogonal", "scale", "shift", "invertible"]
+
+
+@dataclass(frozen=True)
+class Cross:
+    """All pairs of two lists of prepared layers.
+
+    Attributes:
+        values: (r, c) float64; NaN where there is no number.
+        details: Name -> (r, c), what stands beside each value.
+        reasons: (row, column) -> why the value is NaN. Every NaN has one.
+        cautions: What a careful reader should know of all of it, one sentence each.
+    """
+
+    values: Float[Tensor, "r c"]
+    details: Mapping[str, Tensor] = field(default_factory=dict)
+    reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
+
+
+class Metric(ABC):
+    """A measure of how alike two representations of the same n samples are.
+
+    A subclass is a frozen dataclass of settings, and its repr rebuilds it. Layers are prepared once each, so
+    a matrix of r rows and c columns costs r + c preparations; all pairs are then crossed at once.
+    """
+
+    kind: ClassVar[Literal["similarity", "distance"]]
+    self_value: ClassVar[float]
+    symmetric: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    cost: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What pictures and tables call it, with the settings that change its meaning."""
+
+    @property
+    @abstractmethod
+    def meaning(self) -> str:
+        """One sentence: what the number says."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """The paper and its identifier."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The interval that the value cannot leave."""
+
+    @property
+    @abstractmethod
+    def invariances(self) -> frozenset[Invariance]:
+        """Transformations of one side that leave the value; under every other one it changes."""
+
+    @property
+    def display(self) -> tuple[float, float]:
+        """The colour limits that make two pictures comparable."""
+        return self.bounds
+
+    @property
+    def min_samples(self) -> int:
+        """The fewest samples for which the value is defined."""
+        return 3
+
+    @abstractmethod
+    def prepare(self, layers: Sequence[Float[Tensor, "n _p"]], labels: Int[Tensor, " n"] | None) -> list[Any]:
+        """What is needed of each layer, computed once.
+
+        Args:
+            layers: Finite features with the same n >= min_samples rows. They are never changed.
+            labels: (n,) class indices; None only where the metric does not need them.
+
+        Returns:
+            One state per layer, in order.
+        """
+
+    @abstractmethod
+    def cross(self, rows: Sequence[Any], cols: Sequence[Any]) -> Cross:
+        """The value of every pair of prepared layers.
+
+        Args:
+            rows: States of `prepare`.
+            cols: States of the same call of `prepare`; possibly the same list.
+        """
+
+
+CONSTANT = "constant features: every sample has the same row"
+
+
+def constant_reasons(rows: Sequence[Any], cols: Sequence[Any]) -> dict[tuple[int, int], str]:
+    """The cells that have no number because a layer is constant; states carry `constant: bool`."""
+    return {
+        (i, j): f"the {'row' if a.constant else 'column'} layer has {CONSTANT}"
+        for i, a in enumerate(rows)
+        for j, b in enumerate(cols)
+        if a.constant or b.constant
+    }
+
+
+def pairs(rows: Sequence[Any], cols: Sequence[Any], value: Any) -> Float[Tensor, "r c"]:
+    """An (r, c) float64 table of a function of two states, for details that cost nothing."""
+    return torch.tensor([[float(value(a, b)) for b in cols] for a in rows], dtype=torch.float64)

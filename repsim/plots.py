@@ -1,0 +1,275 @@
+"""Pictures of results: `SimilarityMatrix` in, matplotlib Axes out. Nothing here computes a similarity."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from repsim._checks import message
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from repsim.similarity import SimilarityMatrix
+
+Limits = Literal["bounds", "data"] | tuple[float, float]
+
+#: Height of a tick label in points, and the room that a layer's name may take, in letters.
+_TICK_POINTS = 7.0
+_TICK_LETTERS = 22
+
+
+def heatmap(
+    matrix: "SimilarityMatrix",
+    *,
+    ax: "Axes | None" = None,
+    limits: Limits = "bounds",
+    mask: bool = False,
+    annotate: bool = False,
+    title: str | None = None,
+    colorbar: bool = True,
+) -> "Axes":
+    """Draws a similarity matrix, the first layers at the lower left.
+
+    Bright is alike in every picture, for similarities and distances. Cells without a number are hatched.
+
+    Args:
+        matrix: What to draw.
+        ax: Where; None makes a figure of a fitting size.
+        limits: Colour limits: "bounds" of the metric, so that pictures can be compared; "data" to use all
+            colours; or (low, high).
+        mask: Leave out the upper half of a symmetric matrix of one network with itself.
+        annotate: Write the values into the cells.
+        title: None names the metric and n.
+        colorbar: Draw the colour bar.
+
+    Returns:
+        The Axes; its figure is `ax.figure`.
+
+    Raises:
+        ValueError: A mask for a matrix that is not symmetric, or limits that are none.
+    """
+    import seaborn as sns
+
+    if ax is None:
+        ax = _figure(matrix).add_subplot()
+    values = matrix.values
+    hide = np.isnan(values)
+    if mask:
+        if not (matrix.rows == matrix.cols and np.allclose(values, values.T, equal_nan=True)):
+            got = f"{matrix.row_model} × {matrix.col_model}"
+            raise ValueError(message("heatmap", "mask needs a symmetric matrix", got, "Leave mask out"))
+        hide = hide | np.triu(np.ones_like(hide), 1).astype(bool)
+    low, high = _limits([matrix], limits)
+    ax.set_facecolor("white")
+    sns.heatmap(
+        values,
+        ax=ax,
+        vmin=low,
+        vmax=high,
+        mask=hide,
+        cmap=_colours(matrix),
+        cbar=False,
+        xticklabels=False,
+        yticklabels=False,
+        annot=annotate,
+        fmt=".2f",
+        annot_kws={"size": max(4, min(8, 200 / max(values.shape)))},
+        rasterized=values.size > 10_000,
+    )
+    _hatch_missing(ax, matrix, mask)
+    ax.invert_yaxis()
+    ax.set_aspect("equal")
+    for spine in ax.spines.values():
+        spine.set_visible(True)
+        spine.set_linewidth(0.6)
+    _ticks(ax, matrix)
+    ax.set_xlabel(matrix.col_model)
+    ax.set_ylabel(matrix.row_model)
+    ax.set_title(title if title is not None else f"{matrix.definition.title}  (n = {matrix.n:,})", fontsize=10)
+    if colorbar:
+        _colorbar([ax], matrix, low, high)
+    return ax
+
+
+def panels(
+    matrices: Sequence["SimilarityMatrix"],
+    *,
+    titles: Sequence[str] | None = None,
+    limits: Limits = "bounds",
+    columns: int = 4,
+) -> "Figure":
+    """Draws several matrices of one metric side by side, on one colour scale with one colour bar.
+
+    Args:
+        matrices: At least one; all of one metric.
+        titles: One per matrix; None names the two networks.
+        limits: As for `heatmap`, over all matrices together.
+        columns: Panels per line.
+
+    Returns:
+        The figure; its axes are the panels in order, then the colour bar.
+
+    Raises:
+        ValueError: No matrix, or several metrics.
+    """
+    from matplotlib.figure import Figure
+
+    names = {m.metric for m in matrices}
+    if len(names) != 1:
+        got = ", ".join(sorted(names)) or "no matrix"
+        raise ValueError(message("panels", "matrices must share one metric", got, "Draw one figure per metric"))
+    across = min(columns, len(matrices))
+    lines = math.ceil(len(matrices) / across)
+    side = min(5.0, max(3.0, 12 / across))
+    figure = Figure(figsize=(across * side + 0.8, lines * side * 0.98), layout="constrained")
+    low, high = _limits(matrices, limits)
+    axes = []
+    for k, matrix in enumerate(matrices):
+        ax = figure.add_subplot(lines, across, k + 1)
+        label = titles[k] if titles is not None else f"{matrix.row_model} × {matrix.col_model}"
+        axes.append(heatmap(matrix, ax=ax, limits=(low, high), title=label, colorbar=False))
+    _colorbar(axes, matrices[0], low, high)
+    counts = sorted({m.n for m in matrices})
+    figure.suptitle(f"{matrices[0].definition.title}  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=11)
+    return figure
+
+
+def layer_curve(
+    *matrices: "SimilarityMatrix",
+    labels: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+    limits: Limits = "bounds",
+) -> "Axes":
+    """Draws the value of matched layers against depth: equal names, or else equal places.
+
+    Where the metric gives a 95 % interval (TD does) it is shaded.
+
+    Args:
+        matrices: One line each; all of one metric.
+        labels: One per line; None names the two networks.
+        ax: Where; None makes a figure.
+        limits: As for `heatmap`.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: No matrix, several metrics, or networks without matching layers.
+    """
+    from matplotlib.figure import Figure
+
+    names = {m.metric for m in matrices}
+    if len(names) != 1:
+        got = ", ".join(sorted(names)) or "no matrix"
+        raise ValueError(message("layer_curve", "matrices must share one metric", got, "Draw one curve per metric"))
+    if ax is None:
+        ax = Figure(figsize=(7, 4), layout="constrained").add_subplot()
+    longest: list[str] = []
+    for k, matrix in enumerate(matrices):
+        matched = matrix.matched()
+        if not matched:
+            got = f"{matrix.row_model} × {matrix.col_model}"
+            advice = "Compare networks of one architecture, or extract equally many layers of each"
+            raise ValueError(message("layer_curve", "layers must match by name or in number", got, advice))
+        label = labels[k] if labels is not None else f"{matrix.row_model} × {matrix.col_model}"
+        places = range(len(matched))
+        (line,) = ax.plot(places, [v for *_, v in matched], marker="o", ms=3, label=label)
+        if "ci_low" in matrix.details:
+            where = [(matrix.rows.index(r), matrix.cols.index(c)) for r, c, _ in matched]
+            ends = [[float(matrix.details[name][ij]) for ij in where] for name in ("ci_low", "ci_high")]
+            ax.fill_between(places, *ends, color=line.get_color(), alpha=0.15, lw=0)
+        longest = max(longest, [r for r, *_ in matched], key=len)
+    shown = _thin(len(longest), _points(ax, 0))
+    ax.set_xticks(shown, [_short(longest[i]) for i in shown], rotation=90, fontsize=_TICK_POINTS)
+    low, high = _limits(matrices, limits)
+    margin = 0.03 * (high - low)
+    ax.set_ylim(low - margin, high + margin)
+    definition = matrices[0].definition
+    ax.set_ylabel(definition.title)
+    ax.set_xlabel("layer, in order of execution")
+    counts = sorted({m.n for m in matrices})
+    ax.set_title(f"matched layers  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=10)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def _figure(matrix: "SimilarityMatrix") -> "Figure":
+    from matplotlib.figure import Figure
+
+    # Up to 60 layers get a label each; beyond that the picture stops growing and labels are thinned.
+    r, c = (min(60, size) * 0.13 for size in matrix.values.shape)
+    return Figure(figsize=(max(4.2, c + 2.4), max(3.6, r + 1.6)), layout="constrained")
+
+
+def _limits(matrices: Sequence["SimilarityMatrix"], limits: Limits) -> tuple[float, float]:
+    if limits == "bounds":
+        return matrices[0].definition.display
+    if limits == "data":
+        found = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
+        if not found.size:
+            return matrices[0].definition.display
+        low, high = float(found.min()), float(found.max())
+        return (low, high) if high > low else (low - 0.5, high + 0.5)
+    if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] < limits[1]:
+        raise ValueError(message("heatmap", 'limits must be "bounds", "data" or (low, high)', repr(limits), "Choose one"))
+    return limits
+
+
+def _colours(matrix: "SimilarityMatrix") -> str:
+    return "magma" if matrix.definition.kind == "similarity" else "magma_r"
+
+
+def _colorbar(axes: "Sequence[Axes]", matrix: "SimilarityMatrix", low: float, high: float) -> None:
+    values = matrix.values[~np.isnan(matrix.values)]
+    below, above = bool((values < low).any()), bool((values > high).any())
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+    figure = axes[0].figure
+    bar = figure.colorbar(
+        axes[0].collections[0],
+        ax=list(axes) if len(axes) > 1 else axes[0],
+        extend=extend,  # type: ignore[arg-type]
+        fraction=0.05,
+        pad=0.02,
+        shrink=0.85,
+    )
+    alike = "larger: more alike" if matrix.definition.kind == "similarity" else "0: no difference"
+    bar.set_label(alike, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _hatch_missing(ax: "Axes", matrix: "SimilarityMatrix", mask: bool) -> None:
+    from matplotlib.patches import Rectangle
+
+    for i, j in np.argwhere(np.isnan(matrix.values)):
+        if not (mask and j > i):
+            ax.add_patch(Rectangle((j, i), 1, 1, fill=False, hatch="////", edgecolor="0.5", lw=0))
+
+
+def _ticks(ax: "Axes", matrix: "SimilarityMatrix") -> None:
+    cols = _thin(len(matrix.cols), _points(ax, 0))
+    rows = _thin(len(matrix.rows), _points(ax, 1))
+    ax.set_xticks([i + 0.5 for i in cols], [_short(matrix.cols[i]) for i in cols], rotation=90)
+    ax.set_yticks([i + 0.5 for i in rows], [_short(matrix.rows[i]) for i in rows], rotation=0)
+    ax.tick_params(labelsize=_TICK_POINTS, length=2, pad=1)
+
+
+def _points(ax: "Axes", axis: int) -> float:
+    """Length of an axis in points, before labels and colour bar take their share."""
+    position = ax.get_position()
+    share = position.width if axis == 0 else position.height
+    return 72 * ax.figure.get_size_inches()[axis] * share * 0.85
+
+
+def _thin(count: int, points: float) -> list[int]:
+    """Which of `count` evenly spaced labels to write so that none touches the next; the first one always."""
+    step = max(1, math.ceil(count * _TICK_POINTS * 1.25 / points))
+    return list(range(0, count, step))
+
+
+def _short(name: str) -> str:
+    """A layer name that fits beside the axis: its end says which layer it is."""
+    return name if len(name) <= _TICK_LETTERS else "…" + name[1 - _TICK_LETTERS :]

@@ -1,0 +1,327 @@
+"""Linear probes: one call fits a head for every layer, fold, task and penalty, and certifies each.
+
+A probe is an L2-penalised multinomial logistic regression with a free intercept on features that are centred
+and divided by one global scale, so that its predictions do not change when the features are rotated, shifted
+or multiplied. Scaling each feature by its own spread would break that.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from repsim import _softmax as softmax
+from repsim._checks import check_labels, is_finite, message
+
+#: λ of ½λ‖W‖² beside the mean cross-entropy, for features of mean row norm² 1. See docs/td.md for how it was chosen.
+DEFAULT_PENALTY = 1e-3
+#: Gradient norm at which a probe counts as converged. Loss minus optimum is then at most tol² / 2λ.
+DEFAULT_TOL = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What is known of one task's probes, from float64. Arrays are (folds, penalties).
+
+    Attributes:
+        gradient_norm: Euclidean norm of the gradient at the weights.
+        gap: Bound on the loss minus its minimum.
+        relative_gap: The same divided by the loss.
+        iterations: Steps taken.
+        converged: Whether the gradient norm reached the tolerance.
+    """
+
+    gradient_norm: Float[Tensor, "f p"]
+    gap: Float[Tensor, "f p"]
+    relative_gap: Float[Tensor, "f p"]
+    iterations: Int[Tensor, "f p"]
+    converged: Bool[Tensor, "f p"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProbes:
+    """All probes of one layer.
+
+    Attributes:
+        heldout: Task -> (penalties, n, classes) float64 logits of each row by the fold that held it out; NaN
+            for rows that no fold held out.
+        certificates: Task -> what is known of its probes.
+        constant: The layer had the same row for every sample; its probes are intercepts.
+    """
+
+    heldout: Mapping[str, Float[Tensor, "p n k"]]
+    certificates: Mapping[str, Certificate]
+    constant: bool
+    _weights: Mapping[str, Float[Tensor, "f p k d"]]
+    _frame: "_Frame"
+
+    def head(self, task: str, *, fold: int = 0, penalty: int = 0) -> tuple[Tensor, Tensor]:
+        """A probe as (coefficients (k, p), intercepts (k,)) in float64, for the features as they came.
+
+        Logits of features x are `x @ coefficients.T + intercepts`.
+        """
+        return self._frame.head(self._weights[task][fold, penalty])
+
+
+def fit_probes(
+    layers: Sequence[Float[Tensor, "n _p"]],
+    tasks: Mapping[str, Int[Tensor, " n"]],
+    train: Bool[Tensor, "f n"],
+    *,
+    penalties: Sequence[float] = (DEFAULT_PENALTY,),
+    tol: float = DEFAULT_TOL,
+    max_iter: int = 2000,
+    batch_layers: bool | None = None,
+    progress: bool = True,
+) -> list[LayerProbes]:
+    """Fits every probe of a comparison: layers × folds × tasks × penalties.
+
+    Minimises mean cross-entropy over a fold's training rows + ½ λ s² ‖W‖², with s² the features' mean squared
+    distance from their mean on those rows; the held-out rows have no part in a fit. That is scikit-learn's
+    `LogisticRegression(C=1 / (λ n_train))` on features centred and divided by s.
+
+    Args:
+        layers: Features with the same n rows; any widths and devices.
+        tasks: Name -> class indices 0..k-1 of the rows.
+        train: One row per fold: which samples it is fitted on. The others are held out.
+        penalties: The λ to fit, each > 0.
+        tol: Gradient norm to reach. The float32 fit is finished in float64 where it stops short.
+        max_iter: Steps per probe and precision.
+        batch_layers: Fit layers of equal width in one program; None does so on a GPU, where it pays.
+        progress: Show a bar when it takes more than two seconds.
+
+    Returns:
+        One `LayerProbes` per layer, in order.
+
+    Raises:
+        ValueError: A penalty that is not positive, a fold without training or held-out rows or without one of
+            the classes, labels of another length, features that are not finite.
+
+    Cost:
+        Per layer one Gram matrix and its factor, n d² + d³; per step two passes over the features for all
+        columns, 4 n d · folds · penalties · Σ classes. Memory: one float32 copy of the layer (of n × n where
+        it is wider than n), and 30 copies of the weights.
+    """
+    layers = list(layers)
+    n = len(layers[0])
+    train = train.bool()
+    _check(layers, tasks, train, penalties, n, tol)
+    plan = _Plan.make(tasks, train, penalties)
+    found: list[LayerProbes | None] = [None] * len(layers)
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(layers), desc="probes", unit="layer", delay=2, disable=not progress, leave=False) as bar:
+        for group in _groups(layers, batch_layers):
+            frames = [_Frame.make(layers[i]) for i in group]
+            for i, probes in zip(group, _fit_group(frames, plan, tol, max_iter), strict=True):
+                found[i] = probes
+                bar.update()
+    return [f for f in found if f is not None]
+
+
+def stratified_folds(labels: Int[Tensor, " n"], folds: int, seed: int) -> Bool[Tensor, "f n"]:
+    """Training masks of stratified cross-fitting: each row is held out by exactly one fold.
+
+    Raises:
+        ValueError: A class with fewer members than folds.
+    """
+    from sklearn.model_selection import StratifiedKFold  # slow to import
+
+    counts = labels.unique(return_counts=True)
+    smallest = int(counts[1].argmin())
+    if folds < 2 or counts[1][smallest] < folds:
+        got = f"class {int(counts[0][smallest])} with {int(counts[1][smallest])} and {folds} folds"
+        advice = "Use at least 2 folds and at most as many as the smallest class has samples, or add samples"
+        raise ValueError(message("stratified_folds", "every class must have a sample in every fold", got, advice))
+    y = labels.cpu().numpy()
+    train = torch.ones(folds, len(y), dtype=torch.bool)
+    splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(y, y)
+    for f, (_, held) in enumerate(splits):
+        train[f, torch.from_numpy(held)] = False
+    return train
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A layer as the solver sees it: centred, scaled to mean row norm² 1, at most n wide, a column of ones last."""
+
+    layer: Tensor
+    x: Float[Tensor, "n d"]
+    mean: Float[Tensor, " p"]
+    scale: float
+    rank: int  # columns of x that carry features
+    constant: bool
+
+    @classmethod
+    def make(cls, layer: Tensor) -> "_Frame":
+        from repsim.metrics._linalg import centre  # metrics stand on probes, so not at import time
+
+        dtype = torch.float64 if layer.dtype == torch.float64 else torch.float32
+        centred = centre(layer, dtype)
+        n, width = layer.shape
+        scale = 1.0 if centred.constant else centred.norm / n**0.5 * centred.unit
+        rank = min(width, n)
+        x = torch.zeros(n, padded(width, n), dtype=dtype, device=layer.device)
+        if width <= n:
+            centred.rows(0, n, out=x[:, :width]).mul_(centred.unit / scale)
+        else:
+            x[:, :n] = torch.linalg.qr(cls._scaled(centred, scale).T, mode="r").R.T
+        if centred.constant:
+            x.zero_()
+        x[:, -1] = 1
+        return cls(layer, x, centred.mean, scale, rank, centred.constant)
+
+    @staticmethod
+    def _scaled(centred, scale: float) -> Tensor:
+        out = torch.empty(centred.x.shape, dtype=centred.mean.dtype, device=centred.x.device)
+        return centred.rows(0, centred.n, out=out).mul_(centred.unit / scale)
+
+    def head(self, w: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
+        coefficients = w[:, : self.rank]
+        if self.rank < self.layer.shape[1]:
+            # The same factor as in `make`, now with the directions its rows stand for.
+            scaled = ((self.layer.to(self.mean.dtype) - self.mean) / self.scale).T
+            coefficients = coefficients @ torch.linalg.qr(scaled, mode="reduced").Q.double().T
+        coefficients = coefficients / self.scale
+        return coefficients, w[:, -1] - coefficients @ self.mean.double()
+
+
+def padded(width: int, n: int) -> int:
+    """Columns of a layer in the solver: at most n features, the ones, and zeros up to a multiple of 16."""
+    return (min(width, n) + 1 + 15) // 16 * 16
+
+
+def _groups(layers: Sequence[Tensor], batch_layers: bool | None) -> list[list[int]]:
+    """Which layers are fitted in one program."""
+    groups: dict[object, list[int]] = {}
+    for i, x in enumerate(layers):
+        together = x.is_cuda if batch_layers is None else batch_layers
+        key = (padded(x.shape[1], len(x)), x.dtype == torch.float64, x.device) if together else i
+        groups.setdefault(key, []).append(i)
+    parts = []
+    for members in groups.values():
+        x = layers[members[0]]
+        bytes_each = len(x) * padded(x.shape[1], len(x)) * 4
+        room = max(1, (torch.cuda.mem_get_info(x.device)[0] // 8 if x.is_cuda else 2**30) // bytes_each)
+        parts += [members[i : i + room] for i in range(0, len(members), room)]
+    return parts
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The problems that every layer shares, in the solver's order: tasks by number of classes, folds, penalties."""
+
+    tasks: tuple[str, ...]
+    classes: tuple[int, ...]
+    train: Tensor
+    penalties: Tensor
+    labels: Tensor  # (P, n)
+    weight: Tensor  # (P, n) float64
+
+    @classmethod
+    def make(cls, tasks: Mapping[str, Tensor], train: Tensor, penalties: Sequence[float]) -> "_Plan":
+        order = sorted(tasks, key=lambda t: int(tasks[t].max()))
+        each = len(train) * len(penalties)
+        weight = (train.double() / train.sum(1, keepdim=True)).repeat_interleave(len(penalties), 0)
+        return cls(
+            tuple(order),
+            tuple(int(tasks[t].max()) + 1 for t in order),
+            train,
+            torch.tensor(list(penalties), dtype=torch.float64),
+            torch.cat([tasks[t].cpu().long().expand(each, -1) for t in order]),
+            weight.repeat(len(order), 1),
+        )
+
+    def problems(self, x: Float[Tensor, "b n d"]) -> softmax.Problems:
+        """The problems on these layers; λ of each fold is in units of the features' scale on its training rows."""
+        device, folds, levels = x.device, len(self.train), len(self.penalties)
+        share = (self.train.double() / self.train.sum(1, keepdim=True)).to(device, x.dtype)
+        features = x[..., :-1]
+        means = share @ features
+        spread = features.square().sum(2) @ share.T - means.square().sum(2)  # (b, f)
+        repeat = len(self.tasks)
+        level = self.penalties.repeat(folds * repeat).to(device)
+        scale = spread.double().clamp_min(1e-12).repeat_interleave(levels, 1).repeat(1, repeat)
+        each = torch.tensor(self.classes).repeat_interleave(folds * levels)
+        return softmax.Problems(
+            x, each.to(device), self.labels.to(device), self.weight.to(device, x.dtype), scale * level, level
+        )
+
+
+def _fit_group(frames: Sequence[_Frame], plan: _Plan, tol: float, max_iter: int) -> list[LayerProbes]:
+    x = frames[0].x[None] if len(frames) == 1 else torch.stack([f.x for f in frames])
+    problems = plan.problems(x)
+    w = torch.zeros(len(x), int(problems.classes.sum()), x.shape[2], dtype=x.dtype, device=x.device)
+    # Half the tolerance leaves room for float32's rounding of the gradient; float64 takes over where that fails.
+    w, steps = softmax.minimise(problems.to(x.dtype), w, tol=tol / 2, max_iter=max_iter)
+    exact = softmax.certify(problems, w)
+    if x.dtype != torch.float64 and bool((exact.gradient_norm > tol).any()):
+        w, more = softmax.minimise(problems.to(torch.float64), exact.w, tol=tol / 2, max_iter=max_iter)
+        steps += more
+        exact = softmax.certify(problems, w)
+    return [_collect(frames[b], plan, exact, steps, b, tol) for b in range(len(frames))]
+
+
+def _collect(
+    frame: _Frame, plan: _Plan, exact: softmax.Certificates, steps: Tensor, b: int, tol: float
+) -> LayerProbes:
+    folds, levels = len(plan.train), len(plan.penalties)
+    n, d = frame.x.shape
+    heldout, certificates, weights = {}, {}, {}
+    problem = column = 0
+    for task, k in zip(plan.tasks, plan.classes, strict=True):
+        which = slice(problem, problem + folds * levels)
+        columns = slice(column, column + folds * levels * k)
+        problem, column = which.stop, columns.stop
+        logits = exact.logits[b, columns].view(folds, levels, k, n)
+        out = torch.full((levels, n, k), torch.nan, dtype=torch.float64, device=logits.device)
+        for f in range(folds):
+            rows = ~plan.train[f].to(logits.device)
+            out[:, rows] = logits[f][:, :, rows].mT
+        norm, gap = exact.gradient_norm[b, which], exact.gap[b, which]
+        shaped = [
+            t.view(folds, levels).cpu() for t in (norm, gap, gap / exact.loss[b, which], steps[b, which], norm <= tol)
+        ]
+        heldout[task], certificates[task] = out, Certificate(*shaped)
+        weights[task] = exact.w[b, columns].view(folds, levels, k, d)
+    return LayerProbes(heldout, certificates, frame.constant, weights, frame)
+
+
+def _check(
+    layers: Sequence[Tensor],
+    tasks: Mapping[str, Tensor],
+    train: Tensor,
+    penalties: Sequence[float],
+    n: int,
+    tol: float,
+) -> None:
+    if not penalties or min(penalties) <= 0:
+        advice = "Without a penalty the optimum need not exist; use a small one, say 1e-6"
+        raise ValueError(message("fit_probes", "every penalty must be > 0", f"{list(penalties)}", advice))
+    if tol <= 0:
+        raise ValueError(message("fit_probes", "tol must be > 0", f"{tol}", f"Leave it at {DEFAULT_TOL:g}"))
+    for i, x in enumerate(layers):
+        if x.ndim != 2 or len(x) != n or not x.is_floating_point() or not is_finite(x):
+            got = f"{tuple(x.shape)} {x.dtype}" + ("" if is_finite(x) else " with NaN or infinity")
+            advice = "Look for a diverged network or unequal sample sets"
+            raise ValueError(message("fit_probes", f"layer {i} must be ({n}, p), floating point, finite", got, advice))
+    if train.ndim != 2 or train.shape[1] != n:
+        got = f"shape {tuple(train.shape)}"
+        raise ValueError(message("fit_probes", f"train must be (folds, {n})", got, "One mask of rows per fold"))
+    if not bool(train.any(1).all()) or bool(train.all(1).any()):
+        got = f"{train.sum(1).tolist()} training rows of {n}"
+        advice = "Mark some rows for fitting and leave some to be predicted"
+        raise ValueError(message("fit_probes", "every fold must train on some rows and hold out some", got, advice))
+    for name, y in tasks.items():
+        check_labels("fit_probes", y, n)
+        if int(y.min()) < 0:
+            advice = "Number the classes from 0"
+            raise ValueError(message("fit_probes", f"labels of {name!r} must be >= 0", f"{int(y.min())}", advice))
+        for f in range(len(train)):
+            lost = sorted(set(range(int(y.max()) + 1)) - set(y[train[f]].tolist()))
+            if lost:
+                got = f"none of class {lost[0]} in fold {f} of {name!r}"
+                advice = "Number the classes 0..k-1 without gaps and mark training rows of every class"
+                raise ValueError(message("fit_probes", "training rows must hold every class", got, advice))

@@ -1,0 +1,296 @@
+"""`compare`: two sides, one metric, one labelled matrix. `SimilarityMatrix`: that matrix and all that stands beside it."""
+
+import importlib.metadata
+import io
+import json
+import math
+import platform
+import time
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from repsim._checks import message
+from repsim._files import whole_file
+from repsim.activations import Activations, check_same_samples, common_labels
+from repsim.metrics import Metric, get_metric, metric_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Values may leave a metric's bounds by this much through rounding; they are clipped and the clipping is counted.
+ROUNDING = 1e-6
+
+
+class CautionWarning(UserWarning):
+    """A result stands, and a careful reader should know something about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityMatrix:
+    """The similarity of every layer of one side with every layer of the other.
+
+    Attributes:
+        values: (r, c) float64, NaN where there is no number.
+        rows: Layer names of the first side, in execution order.
+        cols: Layer names of the second side.
+        metric: The metric's name and changed settings; `repsim.metrics.get_metric` gives it back.
+        row_model: What the first side is called.
+        col_model: What the second side is called.
+        n: Samples.
+        details: Name -> (r, c) array of what stands beside each value (accuracies, intervals, ranks, …).
+        reasons: (row, column) numbers of every NaN -> why there is no number.
+        cautions: What a careful reader should know, one sentence each.
+        provenance: Versions, weights and data with digests, settings, time.
+    """
+
+    values: Float[np.ndarray, "r c"]
+    rows: tuple[str, ...]
+    cols: tuple[str, ...]
+    metric: str
+    row_model: str
+    col_model: str
+    n: int
+    details: Mapping[str, Float[np.ndarray, "r c"]] = field(default_factory=dict)
+    reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.rows), len(self.cols))
+        wrong = [name for name, d in {"values": self.values, **self.details}.items() if d.shape != shape]
+        if wrong:
+            raise ValueError(
+                message("SimilarityMatrix", f"arrays must be {shape}", f"another shape of {wrong[0]}", "Align them")
+            )
+        low, high = self.definition.bounds
+        finite = self.values[~np.isnan(self.values)]
+        if finite.size and (finite.min() < low or finite.max() > high):
+            got = f"[{finite.min():.6g}, {finite.max():.6g}]"
+            raise ValueError(
+                message("SimilarityMatrix", f"{self.metric} must lie in [{low:g}, {high:g}]", got, "Report this")
+            )
+        holes = {(int(i), int(j)) for i, j in np.argwhere(np.isnan(self.values))}
+        if holes != set(self.reasons):
+            raise ValueError(
+                message("SimilarityMatrix", "every NaN must have a reason", f"{len(holes)} NaN", "Report this")
+            )
+
+    @property
+    def definition(self) -> Metric:
+        """The metric with its facts."""
+        return get_metric(self.metric)
+
+    def __repr__(self) -> str:
+        shape = f"{len(self.rows)} × {len(self.cols)} layers"
+        return f"SimilarityMatrix({self.metric}, {self.row_model} × {self.col_model}, {shape}, n = {self.n:,})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the heatmap."""
+        from matplotlib.figure import Figure
+
+        from repsim.plots import heatmap
+
+        figure = Figure()
+        heatmap(self, ax=figure.add_subplot())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight", dpi=100)
+        return buffer.getvalue()
+
+    def matched(self) -> list[tuple[str, str, float]]:
+        """(row layer, column layer, value) of layers that correspond: equal names, or else equal places in depth."""
+        shared = [name for name in self.rows if name in self.cols]
+        if shared:
+            index = [(self.rows.index(name), self.cols.index(name)) for name in shared]
+        elif len(self.rows) == len(self.cols):
+            index = [(i, i) for i in range(len(self.rows))]
+        else:
+            return []
+        return [(self.rows[i], self.cols[j], float(self.values[i, j])) for i, j in index]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per pair of layers, with the value, every detail, n and the reason of a NaN."""
+        import pandas as pd
+
+        r, c = self.values.shape
+        table = {
+            "row_model": [self.row_model] * (r * c),
+            "row_layer": np.repeat(self.rows, c),
+            "col_model": [self.col_model] * (r * c),
+            "col_layer": np.tile(self.cols, r),
+            "metric": [self.metric] * (r * c),
+            "value": self.values.ravel(),
+            "n": [self.n] * (r * c),
+            **{name: array.ravel() for name, array in self.details.items()},
+            "reason": [self.reasons.get((i, j), "") for i in range(r) for j in range(c)],
+        }
+        return pd.DataFrame(table)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes everything to one .npz without pickle, whole or not at all; `load` reads it back.
+
+        Raises:
+            OSError: The file could not be written; what stood there is untouched.
+        """
+        facts = {
+            "format": 1,
+            "rows": self.rows,
+            "cols": self.cols,
+            "metric": self.metric,
+            "row_model": self.row_model,
+            "col_model": self.col_model,
+            "n": self.n,
+            "reasons": [[i, j, text] for (i, j), text in self.reasons.items()],
+            "cautions": self.cautions,
+            "provenance": self.provenance,
+        }
+        arrays = {f"details/{name}": array for name, array in self.details.items()}
+        path = Path(path)
+        with whole_file(path) as temporary, open(temporary, "wb") as stream:
+            np.savez_compressed(stream, values=self.values, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SimilarityMatrix":
+        """Reads a file of `save`. Nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Not a file of `save`, or a damaged one.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path"))
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                facts = json.loads(str(stored["facts"]))
+                prefix = "details/"
+                details = {k.removeprefix(prefix): stored[k] for k in stored.files if k.startswith(prefix)}
+                values = stored["values"]
+            return cls(
+                values,
+                tuple(facts["rows"]),
+                tuple(facts["cols"]),
+                facts["metric"],
+                facts["row_model"],
+                facts["col_model"],
+                facts["n"],
+                details,
+                {(i, j): text for i, j, text in facts["reasons"]},
+                tuple(facts["cautions"]),
+                facts["provenance"],
+            )
+        except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            advice = "Make it again with compare(...).save(path)"
+            raise ValueError(
+                message("SimilarityMatrix.load", "the file must be one that save wrote", f"{path} ({error})", advice)
+            ) from error
+
+
+def compare(
+    a: Activations,
+    b: Activations,
+    metric: str | Metric = "cka",
+    *,
+    device: str | torch.device | None = None,
+) -> SimilarityMatrix:
+    """Compares every layer of one side with every layer of the other.
+
+    Args:
+        a: First side, the rows. Pass the same object twice to compare a network with itself.
+        b: Second side, the columns; the same samples in the same order.
+        metric: A name ("cka", "td", "svcca", … see `repsim metrics`), a name with settings ("td(seed=1)"), or an
+            instance (`repsim.metrics.TD(seed=1)`).
+        device: Where to compute, as in "cuda"; None leaves the features where they are.
+
+    Returns:
+        The labelled matrix; rows are a's layers, columns b's.
+
+    Raises:
+        ValueError: Different samples, contradicting labels, too few samples, an unknown metric, no task for TD.
+
+    Warns:
+        CautionWarning: Once per caution in the result.
+
+    Example:
+        >>> x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> a = Activations.from_arrays({"one": x, "two": x.relu()})
+        >>> compare(a, a, "cka").values.round(2)
+        array([[1.  , 0.79],
+               [0.79, 1.  ]])
+    """
+    started = time.time()
+    chosen = get_metric(metric)
+    check_same_samples(a, b, "compare")
+    labels = common_labels(a, b, "compare")
+    if a.n < chosen.min_samples:
+        advice = "Extract on more samples"
+        raise ValueError(
+            message("compare", f"{metric_name(chosen)} needs at least {chosen.min_samples} samples", f"{a.n}", advice)
+        )
+    sides = [a] if a is b else [a, b]
+    layers = [side[name] if device is None else side[name].to(device) for side in sides for name in side.layers]
+    # Both sides are prepared in one call, so that everything that can be fitted together is.
+    states = chosen.prepare(layers, labels if chosen.needs_labels else None)
+    rows = states[: len(a)]
+    found = chosen.cross(rows, rows if a is b else states[len(a) :])
+    values, clipped = _within(found.values.cpu().numpy(), chosen.bounds)
+    cautions = list(found.cautions)
+    if clipped:
+        cautions.append(f"{clipped} values were clipped to the bounds; they were outside by rounding only")
+    if found.reasons:
+        (i, j), why = next(iter(found.reasons.items()))
+        cautions.append(f"{len(found.reasons)} of {values.size} cells are NaN; {a.layers[i]} × {b.layers[j]}: {why}")
+    result = SimilarityMatrix(
+        values,
+        a.layers,
+        b.layers,
+        metric_name(chosen),
+        a.name,
+        b.name,
+        a.n,
+        {name: array.cpu().numpy() for name, array in found.details.items()},
+        found.reasons,
+        tuple(cautions),
+        {
+            "metric": repr(chosen),
+            "rows": _provenance(a),
+            "cols": _provenance(b),
+            "versions": versions(),
+            "device": str(device or layers[0].device),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": round(time.time() - started, 3),
+        },
+    )
+    for caution in cautions:
+        if not caution.endswith("by rounding only"):
+            warnings.warn(f"compare {a.name} × {b.name}, {result.metric}: {caution}.", CautionWarning, stacklevel=2)
+    return result
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = ("repsim-toolkit", "torch", "numpy", "scipy", "scikit-learn")
+    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}}
+
+
+def _provenance(side: Activations) -> dict[str, Any]:
+    return {**side.provenance, "samples": side.digest, "n": side.n, "reduction": side.reduction}
+
+
+def _within(values: np.ndarray, bounds: tuple[float, float]) -> tuple[np.ndarray, int]:
+    """Clips what rounding has pushed out of the bounds, and says how many values that were."""
+    low, high = bounds
+    excess = np.nan_to_num(np.maximum(low - values, values - high), nan=0.0)
+    if excess.max(initial=0) > ROUNDING:
+        raise RuntimeError(
+            message("compare", f"values must lie in [{low:g}, {high:g}]", f"{excess.max():.2e} outside", "Report this")
+        )
+    outside = int((excess > 0).sum())
+    return (np.clip(values, low, high), outside) if math.isfinite(low + high) and outside else (values, outside)
