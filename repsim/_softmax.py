@@ -6,7 +6,6 @@ softmax loss at zero weights, (XᵀX / (K n) + λ I)⁻¹, from one Cholesky fac
 the weights, so a line search costs no pass over the features.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,9 @@ from repsim._gemm import matmul_nt
 
 #: Pairs of steps that L-BFGS remembers.
 _MEMORY = 10
-#: The preconditioner's penalty is at least this share of the features' mean square, so that its factor exists in float32.
+#: Steps without a lower gradient norm after which rounding, not the method, is in charge.
+_PATIENCE = 100
+#: The preconditioner's penalty is at least this, so that its factor exists in float32.
 _FLOOR = 1e-6
 
 
@@ -110,8 +111,15 @@ def minimise(
     owner = problems.owner
     inverses = _preconditioners(problems)
     run = _Run(problems, start, inverses)
+    best = torch.full_like(problems.penalty, torch.inf)
+    since = torch.zeros_like(steps)
     for _ in range(max_iter):
-        active = run.norms() > tol  # (b, P) of what is still in the run
+        norms = run.norms()
+        at = layers[:, None], ids[None]
+        better = norms < 0.9 * best[at]
+        since[at] = torch.where(better, 0, since[at] + 1)
+        best[at] = torch.where(better, norms, best[at])
+        active = (norms > tol) & (since[at] < _PATIENCE)  # (b, P) of what is still in the run
         if not bool(active.any()):
             break
         keep_layers, keep_ids = active.any(1), active.any(0)
@@ -152,7 +160,9 @@ class _Run:
     def __init__(self, problems: Problems, w: Tensor, inverses: dict[tuple[int, float], Tensor]) -> None:
         self.problems, self.w, self.inverses = problems, w, inverses
         self.owner = problems.owner
-        self.history: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # steps, gradient changes, the same preconditioned, 1/<s, y>
+        self.history: list[
+            tuple[Tensor, Tensor, Tensor, Tensor]
+        ] = []  # steps, gradient changes, the same preconditioned, 1/<s, y>
         self.logits = matmul_nt(w, problems.x)
         self.gradient = self._gradient(residuals(problems, self.logits), w)
         self.preconditioned = self._precondition(self.gradient)
@@ -347,5 +357,3 @@ def _intercept_step(problems: Problems, logits: Tensor) -> Float[Tensor, "b c"]:
         step = torch.linalg.solve(hessian + ones, (target - weighted.sum(3))[..., None])[..., 0]
         out[:, columns] = step.clamp(-1, 1).flatten(1)
     return out
-
-

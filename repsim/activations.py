@@ -44,7 +44,12 @@ class Activations:
                 got = f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}{grad}"
                 advice = "Flatten or pool to two axes, convert with .float(), detach"
                 raise ValueError(
-                    message("Activations", f"layer {layer!r} must be (n, p), floating point, detached", got, advice)
+                    message(
+                        "Activations",
+                        f"layer {layer!r} must be (n, p), floating point, detached",
+                        got,
+                        advice,
+                    )
                 )
             n = len(x) if n is None else n
             if len(x) != n:
@@ -71,7 +76,9 @@ class Activations:
 
     def __getitem__(self, layer: str) -> Float[Tensor, "n p"]:
         if layer not in self.features:
-            raise KeyError(message("Activations", "the layer must exist", repr(layer), did_you_mean(layer, self.layers)))
+            raise KeyError(
+                message("Activations", "the layer must exist", repr(layer), did_you_mean(layer, self.layers))
+            )
         return self.features[layer]
 
     def __iter__(self) -> Iterator[str]:

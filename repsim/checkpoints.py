@@ -35,7 +35,14 @@ _CONTAINERS = (
     "model_ema",
     "state_dict_ema",
 )
-_NORMALISER = {"mean": "mean", "std": "std", "new_mean": "mean", "new_std": "std", "means": "mean", "sds": "std"}
+_NORMALISER = {
+    "mean": "mean",
+    "std": "std",
+    "new_mean": "mean",
+    "new_std": "std",
+    "means": "mean",
+    "sds": "std",
+}
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,8 @@ def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[Mappi
             f"{checkpoint.path.name}: missing {some(missing)}; unexpected {some(sorted(unexpected))}; "
             f"other shapes {some(shapes)}"
         )
-        advice = f"Closest known architecture: {closest(state)}. Name that one, or pass num_classes= if only the head differs"
+        near = f"Closest known architecture: {closest(state)}"
+        advice = f"{near}. Name that one, or pass num_classes= if only the head differs"
         raise ValueError(message("load_model", "the weight file must fit the architecture", got, advice))
     full = {key: state.get(prefix + key, target[key]) for key in target}
     return Fitted(full, normaliser if len(normaliser) == 2 else {}, tuple(notes))
@@ -215,7 +223,16 @@ def _torch_load(path: Path) -> Any:
         name = reason.partition("GLOBAL ")[2].split(" ")[0].rstrip(",.") or "an object of its own"
         advice = "Where you trust it, load it in the code that wrote it and save model.state_dict()"
         raise _unreadable(path, f"a pickle that asks for code to run ({name}), which is never done", advice) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise _unreadable(path, "a damaged or truncated file", "Download it again") from error
 
 
@@ -233,8 +250,16 @@ def _unwrap(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
             return _unwrap(content[inside[0]], path, notes)
         if tensors:
             return tensors
-    got = f"{type(content).__name__} with {some(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
-    raise _unreadable(path, f"no state dict in it ({got})", f"Save model.state_dict(), or put it under one of {some(_CONTAINERS)}")
+    got = (
+        f"{type(content).__name__} with {some(map(str, content))}"
+        if isinstance(content, Mapping)
+        else type(content).__name__
+    )
+    raise _unreadable(
+        path,
+        f"no state dict in it ({got})",
+        f"Save model.state_dict(), or put it under one of {some(_CONTAINERS)}",
+    )
 
 
 def _unreadable(path: Path, got: str, do: str) -> ValueError:

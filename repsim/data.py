@@ -42,9 +42,7 @@ class ImageSet:
         if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
             got = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
             advice = "Add the channel axis, or convert with images.to(torch.uint8)"
-            raise ValueError(
-                message("ImageSet", "images must be (n, c, h, w), uint8 or floating point", got, advice)
-            )
+            raise ValueError(message("ImageSet", "images must be (n, c, h, w), uint8 or floating point", got, advice))
         if len(images) != n or len(self.labels) != n:
             got = f"{len(images)} images, {len(self.labels)} labels and {n} ids"
             raise ValueError(message("ImageSet", "images, labels and ids must be equally many", got, "Align them"))
@@ -56,7 +54,7 @@ class ImageSet:
             raise ValueError(message("ImageSet", "ids must be unique", got, advice))
         if images.is_floating_point():
             low, high = (float(v) for v in images.aminmax())
-            if not (0 <= low and high <= 1):
+            if low < 0 or high > 1:
                 advice = "Divide by 255, or leave normalisation to load_model(normalize=...)"
                 raise ValueError(
                     message("ImageSet", "floating-point images must lie in [0, 1]", f"[{low:g}, {high:g}]", advice)
@@ -170,9 +168,7 @@ def stratified_rows(labels: np.ndarray, *, limit: int | None, seed: int) -> np.n
         quota[order[:missing]] += 1
     for _ in range(-missing):
         quota[np.argmax(np.where(quota > 1, quota - share, -np.inf))] -= 1
-    chosen = [
-        rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)
-    ]
+    chosen = [rng.permutation(np.flatnonzero(labels == c))[:q] for c, q in zip(classes, quota, strict=True)]
     return np.sort(np.concatenate(chosen))
 
 
@@ -189,7 +185,11 @@ def _digits(name: str, split: str, root: Path, download: bool) -> ImageSet:
     images = np.rint(pixels[chosen] * (255 / 16)).astype(np.uint8)[:, None]  # the scans hold 0..16
     ids = tuple(f"digits/{i:04d}" for i in chosen)
     return ImageSet(
-        torch.from_numpy(images), torch.from_numpy(labels[chosen]), ids, f"digits/{split}", tuple("0123456789")
+        torch.from_numpy(images),
+        torch.from_numpy(labels[chosen]),
+        ids,
+        f"digits/{split}",
+        tuple("0123456789"),
     )
 
 

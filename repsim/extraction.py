@@ -30,7 +30,7 @@ def extract(
     data: ImageSet | Tensor | Iterable[Any],
     *,
     layers: Layers = None,
-    reduction: str = "flatten",
+    reduction: str = "mean",
     batch_size: int = 256,
     name: str | None = None,
     progress: bool = True,
@@ -47,9 +47,11 @@ def extract(
         data: An `ImageSet`, a tensor, or batches (x or (x, y)) that come in the same order each time, such as
             a DataLoader that does not shuffle.
         layers: None for every leaf module and every residual block; a name or glob ("layer*.*" for blocks;
-            `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function (name, module) -> bool.
-        reduction: What makes a row of a layer's output: "flatten"; for feature maps (n, c, h, w) "mean",
-            "max", "pool:K" (K×K averages); for tokens (n, t, c) "cls", "mean_tokens". Rows stay rows.
+            `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function
+            (name, module) -> bool.
+        reduction: What makes a row of a layer's output. Feature maps (n, c, h, w): "mean" over positions, "max",
+            "pool:K" (K×K averages); tokens (n, t, c): "mean_tokens", "cls"; anything: "flatten". Rows stay rows.
+            They answer different questions: "flatten" also asks where in the image, "mean" does not.
         batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
         name: What results call the network; None takes the network's own name.
         progress: Show a bar when it takes more than two seconds.
@@ -75,7 +77,7 @@ def extract(
     step = min(batch_size, CPU_ROWS) if device.type == "cpu" else batch_size
     if batch_size < 1:
         raise ValueError(message("extract", "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     called = name or getattr(net, "name", None) or type(bare).__name__
     bar = tqdm(total=source.n, desc=f"extract {called}", unit="sample", delay=2, disable=not progress, leave=False)
@@ -326,4 +328,3 @@ def _first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, list | tuple):
         return next((t for t in map(_first_tensor, output) if t is not None), None)
     return None
-

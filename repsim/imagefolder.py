@@ -48,7 +48,13 @@ def read_image_folder(
     files, labels = [files[i] for i in rows], labels[rows]
     ids = tuple(os.path.relpath(f.path, folder).replace(os.sep, "/") for f in files)
     stats = [f.stat() for f in files]
-    key = json.dumps([str(folder.resolve()), size, [[i, s.st_size, s.st_mtime_ns] for i, s in zip(ids, stats, strict=True)]])
+    key = json.dumps(
+        [
+            str(folder.resolve()),
+            size,
+            [[i, s.st_size, s.st_mtime_ns] for i, s in zip(ids, stats, strict=True)],
+        ]
+    )
     cached = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     if cached.exists():
         try:
@@ -89,7 +95,7 @@ def _listing(folder: Path) -> tuple[list[os.DirEntry], np.ndarray, tuple[str, ..
 
 
 def _decode(files: list[os.DirEntry], size: int | None, progress: bool) -> np.ndarray:
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     def one(file: os.DirEntry) -> np.ndarray:
         return _decode_one(file.path, size)
@@ -127,4 +133,6 @@ def _decode_one(path: str, size: int | None) -> np.ndarray:
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         advice = "Repair or remove the file"
-        raise ValueError(message("load_data", "every file must be a readable image", f"{path} ({error})", advice)) from error
+        raise ValueError(
+            message("load_data", "every file must be a readable image", f"{path} ({error})", advice)
+        ) from error

@@ -150,7 +150,12 @@ def _build(architecture: str, num_classes: int | None) -> nn.Module:
     if architecture not in zoo.list_models():
         known = [*ARCHITECTURES, "wrn28_10", *zoo.list_models(), "package.module:function"]
         raise ValueError(
-            message("load_model", "the architecture must be known", repr(architecture), did_you_mean(architecture, known))
+            message(
+                "load_model",
+                "the architecture must be known",
+                repr(architecture),
+                did_you_mean(architecture, known),
+            )
         )
     return zoo.get_model(architecture, weights=None, **extra)
 

@@ -54,7 +54,9 @@ def heatmap(
     import seaborn as sns
 
     if ax is None:
-        ax = _figure(matrix).add_subplot()
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure(figsize=figure_size(matrix), layout="constrained").add_subplot()
     values = matrix.values
     hide = np.isnan(values)
     if mask:
@@ -81,7 +83,8 @@ def heatmap(
     )
     _hatch_missing(ax, matrix, mask)
     ax.invert_yaxis()
-    ax.set_aspect("equal")
+    # Square cells where that leaves room for both axes' labels.
+    ax.set_box_aspect(min(2.0, max(0.5, values.shape[0] / values.shape[1])))
     for spine in ax.spines.values():
         spine.set_visible(True)
         spine.set_linewidth(0.6)
@@ -100,7 +103,8 @@ def panels(
     titles: Sequence[str] | None = None,
     limits: Limits = "bounds",
     columns: int = 4,
-) -> "Figure":
+    figure: "Figure | None" = None,
+) -> "list[Axes]":
     """Draws several matrices of one metric side by side, on one colour scale with one colour bar.
 
     Args:
@@ -108,15 +112,14 @@ def panels(
         titles: One per matrix; None names the two networks.
         limits: As for `heatmap`, over all matrices together.
         columns: Panels per line.
+        figure: An empty figure to draw into; None makes one of a fitting size.
 
     Returns:
-        The figure; its axes are the panels in order, then the colour bar.
+        The panels' Axes in order; their figure is `axes[0].figure`.
 
     Raises:
         ValueError: No matrix, or several metrics.
     """
-    from matplotlib.figure import Figure
-
     names = {m.metric for m in matrices}
     if len(names) != 1:
         got = ", ".join(sorted(names)) or "no matrix"
@@ -124,7 +127,12 @@ def panels(
     across = min(columns, len(matrices))
     lines = math.ceil(len(matrices) / across)
     side = min(5.0, max(3.0, 12 / across))
-    figure = Figure(figsize=(across * side + 0.8, lines * side * 0.98), layout="constrained")
+    if figure is None:
+        import matplotlib.pyplot as plt
+
+        figure = plt.figure()
+    figure.set_size_inches(across * side + 0.8, lines * side * 0.98)
+    figure.set_layout_engine("constrained")
     low, high = _limits(matrices, limits)
     axes = []
     for k, matrix in enumerate(matrices):
@@ -134,7 +142,7 @@ def panels(
     _colorbar(axes, matrices[0], low, high)
     counts = sorted({m.n for m in matrices})
     figure.suptitle(f"{matrices[0].definition.title}  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=11)
-    return figure
+    return axes
 
 
 def layer_curve(
@@ -159,15 +167,16 @@ def layer_curve(
     Raises:
         ValueError: No matrix, several metrics, or networks without matching layers.
     """
-    from matplotlib.figure import Figure
-
     names = {m.metric for m in matrices}
     if len(names) != 1:
         got = ", ".join(sorted(names)) or "no matrix"
         raise ValueError(message("layer_curve", "matrices must share one metric", got, "Draw one curve per metric"))
     if ax is None:
-        ax = Figure(figsize=(7, 4), layout="constrained").add_subplot()
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure(figsize=(7, 4), layout="constrained").add_subplot()
     longest: list[str] = []
+    drawn: list[float] = []
     for k, matrix in enumerate(matrices):
         matched = matrix.matched()
         if not matched:
@@ -181,11 +190,15 @@ def layer_curve(
             where = [(matrix.rows.index(r), matrix.cols.index(c)) for r, c, _ in matched]
             ends = [[float(matrix.details[name][ij]) for ij in where] for name in ("ci_low", "ci_high")]
             ax.fill_between(places, *ends, color=line.get_color(), alpha=0.15, lw=0)
+            drawn += [v for end in ends for v in end]
+        drawn += [v for *_, v in matched]
         longest = max(longest, [r for r, *_ in matched], key=len)
     shown = _thin(len(longest), _points(ax, 0))
     ax.set_xticks(shown, [_short(longest[i]) for i in shown], rotation=90, fontsize=_TICK_POINTS)
     low, high = _limits(matrices, limits)
-    margin = 0.03 * (high - low)
+    if limits == "data" and (finite := [v for v in drawn if v == v]):
+        low, high = min(finite), max(finite)
+    margin = 0.03 * (high - low or 1)
     ax.set_ylim(low - margin, high + margin)
     definition = matrices[0].definition
     ax.set_ylabel(definition.title)
@@ -197,12 +210,11 @@ def layer_curve(
     return ax
 
 
-def _figure(matrix: "SimilarityMatrix") -> "Figure":
-    from matplotlib.figure import Figure
-
-    # Up to 60 layers get a label each; beyond that the picture stops growing and labels are thinned.
+def figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
+    """Width and height in inches that suit a heatmap: room for a label per layer up to 60 layers, thinned beyond."""
     r, c = (min(60, size) * 0.13 for size in matrix.values.shape)
-    return Figure(figsize=(max(4.2, c + 2.4), max(3.6, r + 1.6)), layout="constrained")
+    r, c = max(r, c / 2), max(c, r / 2)
+    return max(4.2, c + 2.4), max(3.6, r + 1.6)
 
 
 def _limits(matrices: Sequence["SimilarityMatrix"], limits: Limits) -> tuple[float, float]:
@@ -215,7 +227,9 @@ def _limits(matrices: Sequence["SimilarityMatrix"], limits: Limits) -> tuple[flo
         low, high = float(found.min()), float(found.max())
         return (low, high) if high > low else (low - 0.5, high + 0.5)
     if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] < limits[1]:
-        raise ValueError(message("heatmap", 'limits must be "bounds", "data" or (low, high)', repr(limits), "Choose one"))
+        raise ValueError(
+            message("heatmap", 'limits must be "bounds", "data" or (low, high)', repr(limits), "Choose one")
+        )
     return limits
 
 

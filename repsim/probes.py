@@ -16,9 +16,11 @@ from repsim import _softmax as softmax
 from repsim._checks import check_labels, is_finite, message
 
 #: λ of ½λ‖W‖² beside the mean cross-entropy, for features of mean row norm² 1. See docs/td.md for how it was chosen.
-DEFAULT_PENALTY = 1e-3
+DEFAULT_PENALTY = 1e-4
 #: Gradient norm at which a probe counts as converged. Loss minus optimum is then at most tol² / 2λ.
 DEFAULT_TOL = 1e-5
+#: Gradient norms below this are rounding, for features of mean row norm² 1.
+_SEEN = {torch.float32: 1e-6, torch.float64: 1e-14}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,7 @@ def fit_probes(
     _check(layers, tasks, train, penalties, n, tol)
     plan = _Plan.make(tasks, train, penalties)
     found: list[LayerProbes | None] = [None] * len(layers)
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with tqdm(total=len(layers), desc="probes", unit="layer", delay=2, disable=not progress, leave=False) as bar:
         for group in _groups(layers, batch_layers):
@@ -254,8 +256,8 @@ def _fit_group(frames: Sequence[_Frame], plan: _Plan, tol: float, max_iter: int)
     x = frames[0].x[None] if len(frames) == 1 else torch.stack([f.x for f in frames])
     problems = plan.problems(x)
     w = torch.zeros(len(x), int(problems.classes.sum()), x.shape[2], dtype=x.dtype, device=x.device)
-    # Half the tolerance leaves room for float32's rounding of the gradient; float64 takes over where that fails.
-    w, steps = softmax.minimise(problems.to(x.dtype), w, tol=tol / 2, max_iter=max_iter)
+    # float32 goes as far as its rounding lets the gradient be seen; float64 takes over from there.
+    w, steps = softmax.minimise(problems.to(x.dtype), w, tol=max(tol / 2, _SEEN[x.dtype]), max_iter=max_iter)
     exact = softmax.certify(problems, w)
     if x.dtype != torch.float64 and bool((exact.gradient_norm > tol).any()):
         w, more = softmax.minimise(problems.to(torch.float64), exact.w, tol=tol / 2, max_iter=max_iter)
@@ -264,9 +266,7 @@ def _fit_group(frames: Sequence[_Frame], plan: _Plan, tol: float, max_iter: int)
     return [_collect(frames[b], plan, exact, steps, b, tol) for b in range(len(frames))]
 
 
-def _collect(
-    frame: _Frame, plan: _Plan, exact: softmax.Certificates, steps: Tensor, b: int, tol: float
-) -> LayerProbes:
+def _collect(frame: _Frame, plan: _Plan, exact: softmax.Certificates, steps: Tensor, b: int, tol: float) -> LayerProbes:
     folds, levels = len(plan.train), len(plan.penalties)
     n, d = frame.x.shape
     heldout, certificates, weights = {}, {}, {}

@@ -1,4 +1,4 @@
-"""`compare`: two sides, one metric, one labelled matrix. `SimilarityMatrix`: that matrix and all that stands beside it."""
+"""`compare`: two sides, one metric, one labelled matrix. `SimilarityMatrix`: the matrix and what stands beside it."""
 
 import importlib.metadata
 import io
@@ -68,7 +68,12 @@ class SimilarityMatrix:
         wrong = [name for name, d in {"values": self.values, **self.details}.items() if d.shape != shape]
         if wrong:
             raise ValueError(
-                message("SimilarityMatrix", f"arrays must be {shape}", f"another shape of {wrong[0]}", "Align them")
+                message(
+                    "SimilarityMatrix",
+                    f"arrays must be {shape}",
+                    f"another shape of {wrong[0]}",
+                    "Align them",
+                )
             )
         low, high = self.definition.bounds
         finite = self.values[~np.isnan(self.values)]
@@ -94,15 +99,24 @@ class SimilarityMatrix:
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows: the heatmap."""
+        buffer = io.BytesIO()
+        self._draw(buffer)
+        return buffer.getvalue()
+
+    def save_picture(self, path: str | Path) -> Path:
+        """Writes the heatmap as a PNG, PDF or SVG (by the suffix), whole or not at all."""
+        with whole_file(path) as temporary:
+            self._draw(temporary)
+        return Path(path)
+
+    def _draw(self, target: "io.BytesIO | Path") -> None:
         from matplotlib.figure import Figure
 
-        from repsim.plots import heatmap
+        from repsim.plots import figure_size, heatmap
 
-        figure = Figure()
+        figure = Figure(figsize=figure_size(self), layout="constrained")
         heatmap(self, ax=figure.add_subplot())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", bbox_inches="tight", dpi=100)
-        return buffer.getvalue()
+        figure.savefig(target, dpi=150)
 
     def matched(self) -> list[tuple[str, str, float]]:
         """(row layer, column layer, value) of layers that correspond: equal names, or else equal places in depth."""
@@ -166,7 +180,9 @@ class SimilarityMatrix:
             ValueError: Not a file of `save`, or a damaged one.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path"))
+            raise FileNotFoundError(
+                message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path")
+            )
         try:
             with np.load(path, allow_pickle=False) as stored:
                 facts = json.loads(str(stored["facts"]))
@@ -189,7 +205,12 @@ class SimilarityMatrix:
         except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
             advice = "Make it again with compare(...).save(path)"
             raise ValueError(
-                message("SimilarityMatrix.load", "the file must be one that save wrote", f"{path} ({error})", advice)
+                message(
+                    "SimilarityMatrix.load",
+                    "the file must be one that save wrote",
+                    f"{path} ({error})",
+                    advice,
+                )
             ) from error
 
 
@@ -232,7 +253,12 @@ def compare(
     if a.n < chosen.min_samples:
         advice = "Extract on more samples"
         raise ValueError(
-            message("compare", f"{metric_name(chosen)} needs at least {chosen.min_samples} samples", f"{a.n}", advice)
+            message(
+                "compare",
+                f"{metric_name(chosen)} needs at least {chosen.min_samples} samples",
+                f"{a.n}",
+                advice,
+            )
         )
     sides = [a] if a is b else [a, b]
     layers = [side[name] if device is None else side[name].to(device) for side in sides for name in side.layers]
@@ -290,7 +316,12 @@ def _within(values: np.ndarray, bounds: tuple[float, float]) -> tuple[np.ndarray
     excess = np.nan_to_num(np.maximum(low - values, values - high), nan=0.0)
     if excess.max(initial=0) > ROUNDING:
         raise RuntimeError(
-            message("compare", f"values must lie in [{low:g}, {high:g}]", f"{excess.max():.2e} outside", "Report this")
+            message(
+                "compare",
+                f"values must lie in [{low:g}, {high:g}]",
+                f"{excess.max():.2e} outside",
+                "Report this",
+            )
         )
     outside = int((excess > 0).sum())
     return (np.clip(values, low, high), outside) if math.isfinite(low + high) and outside else (values, outside)

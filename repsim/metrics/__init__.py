@@ -5,6 +5,7 @@
 """
 
 import ast
+import dataclasses
 import importlib
 import pkgutil
 from typing import Any
@@ -46,7 +47,7 @@ def get_metric(metric: str | Metric) -> Metric:
     if not bracket:
         return METRICS[name]
     base = METRICS[name]
-    settings = {f: getattr(base, f) for f in base.__dataclass_fields__}  # type: ignore[attr-defined]
+    settings = {f: getattr(base, f) for f in _settings(base)}
     try:
         call = ast.parse(metric.strip(), mode="eval").body
         assert isinstance(call, ast.Call)
@@ -69,9 +70,12 @@ def metric_name(metric: Metric) -> str:
         if metric == known:
             return name
     name, base = next((n, k) for n, k in METRICS.items() if type(k) is type(metric))
-    fields: dict[str, Any] = metric.__dataclass_fields__  # type: ignore[attr-defined]
-    changed = [f"{f}={getattr(metric, f)!r}" for f in fields if getattr(metric, f) != getattr(base, f)]
+    changed = [f"{f}={getattr(metric, f)!r}" for f in _settings(metric) if getattr(metric, f) != getattr(base, f)]
     return f"{name}({', '.join(changed)})"
+
+
+def _settings(metric: Metric) -> list[str]:
+    return [f.name for f in dataclasses.fields(metric)]  # type: ignore[arg-type]  # every family is a dataclass
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ drown in a large mean. Layers are brought to one scale, so that neither huge nor
 float32 sums are kept short and added up in float64.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -232,7 +233,7 @@ def _by_tiles(rows: Sequence[Centred], cols: Sequence[Centred], same: bool) -> G
     side = math.isqrt(_TILES // (len(layers) * dtype.itemsize))
     count = math.ceil(n / min(n, side))
     edges = [round(i * n / count) for i in range(count + 1)]
-    longest = max(b - a for a, b in zip(edges, edges[1:], strict=False))
+    longest = max(b - a for a, b in itertools.pairwise(edges))
     tiles = torch.empty(len(layers), longest * longest, dtype=dtype, device=device)
     widest = max(a.width for a in layers)
     buffers = [torch.empty(longest * widest, dtype=dtype, device=device) for _ in range(min(count, 2))]

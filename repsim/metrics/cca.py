@@ -63,7 +63,9 @@ class CCA(Metric):
 
     def __post_init__(self) -> None:
         if self.summary not in ("mean", "r2", "pwcca"):
-            raise ValueError(f"CCA: summary must be 'mean', 'r2' or 'pwcca'; got {self.summary!r}. Choose one of these.")
+            raise ValueError(
+                f"CCA: summary must be 'mean', 'r2' or 'pwcca'; got {self.summary!r}. Choose one of these."
+            )
         if not 0 < self.variance <= 1:
             raise ValueError(f"CCA: variance must be in (0, 1]; got {self.variance}. Use 0.99 for SVCCA, 1 for all.")
 

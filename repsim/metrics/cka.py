@@ -109,7 +109,9 @@ class CKA(Metric):
 
 def _unit_squares(layers: Sequence[Centred]) -> Tensor:
     """Squared norms of the centred rows, scaled to mean 1; (layers, n)."""
-    return torch.stack([a.squares / a.squares.mean() if not a.constant else torch.zeros_like(a.squares) for a in layers])
+    return torch.stack(
+        [a.squares / a.squares.mean() if not a.constant else torch.zeros_like(a.squares) for a in layers]
+    )
 
 
 def _chance(p: int, q: int, n: int) -> float:

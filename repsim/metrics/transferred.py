@@ -114,9 +114,7 @@ class TD(Metric):
         known, y = labels.cpu().unique(return_inverse=True)
         train = self._train(y)
         held = ~train.all(0) if self.fit_rows is None else ~train[0]
-        fitted = fit_probes(
-            layers, {"task": y}, train, penalties=(self.penalty,), tol=self.tol, max_iter=self.max_iter
-        )
+        fitted = fit_probes(layers, {"task": y}, train, penalties=(self.penalty,), tol=self.tol, max_iter=self.max_iter)
         found = []
         for probes in fitted:
             predicted = probes.heldout["task"][0].cpu()[held].argmax(1)
@@ -200,7 +198,7 @@ def wilson(share: Tensor, m: int) -> tuple[Tensor, Tensor]:
 
 
 def _independent(a: float, b: float, k: int) -> float:
-    """Disagreement of two answerers with accuracies a and b whose errors are independent and evenly spread; NaN for 0."""
+    """Disagreement of two answerers of accuracies a and b whose errors are independent and evenly spread; NaN for 0."""
     return 1 - a * b - (1 - a) * (1 - b) / (k - 1) or math.nan
 
 

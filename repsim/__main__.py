@@ -1,0 +1,7 @@
+"""`python -m repsim` is the command `repsim`."""
+
+import sys
+
+from repsim.cli import main
+
+sys.exit(main())
