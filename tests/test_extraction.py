@@ -3,7 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import pytest
@@ -30,6 +30,11 @@ def perceptron(seed: int = 0) -> nn.Sequential:
 
 def features(net: nn.Module, data: Any, **options: Any) -> dict[str, Tensor]:
     return dict(extract(net, data, **options).features)
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    """What torch.compile wraps, without a C++ compiler."""
+    return cast("nn.Module", torch.compile(net, backend="eager"))
 
 
 class Function(nn.Module):
@@ -619,8 +624,8 @@ def test_a_network_with_normalisation_inside_shows_the_bare_layers() -> None:
     [
         nn.DataParallel,
         lambda net: nn.DataParallel(nn.DataParallel(net)),
-        lambda net: torch.compile(net, backend="eager"),
-        lambda net: nn.DataParallel(torch.compile(net, backend="eager")),
+        compiled,
+        lambda net: nn.DataParallel(compiled(net)),
     ],
 )
 def test_wrappers_are_looked_through(wrap: Callable[[nn.Module], nn.Module], digits: ImageSet) -> None:
@@ -651,8 +656,7 @@ def test_a_compiled_network_that_has_run_before_is_recorded_too(inside: bool) ->
     # Compiled code was made without our hooks and does not call them.
     torch._dynamo.reset()
     x, bare = rows(10, 4), perceptron().eval()
-    compiled = torch.compile(bare, backend="eager")
-    net = Network(compiled, name="compiled").eval() if inside else compiled
+    net = Network(compiled(bare), name="compiled").eval() if inside else compiled(bare)
     with torch.no_grad():
         net(x)
     made, expected = extract(net, x), extract(bare, x)

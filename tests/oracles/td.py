@@ -51,17 +51,13 @@ def loss(head: Head, x: np.ndarray, labels: np.ndarray, train: np.ndarray, penal
     return float(entropy + penalty / 2 * np.sum((head.coefficients * s) ** 2))
 
 
-def gradient_norm(
-    head: Head, x: np.ndarray, labels: np.ndarray, train: np.ndarray, penalty: float, frame: tuple[np.ndarray, float]
-) -> float:
-    """Norm of the loss's gradient in the weights and intercepts of features less frame's mean, over its scale."""
+def gradient_norm(head: Head, x: np.ndarray, labels: np.ndarray, train: np.ndarray, penalty: float) -> float:
+    """Norm of that loss's gradient in the weights and intercepts of the centred and scaled features."""
     x = np.asarray(x, dtype=np.float64)[train]
-    _, s = scale(x)
-    mean, unit = frame
+    mean, s = scale(x)
     error = scipy.special.softmax(head.logits(x), axis=1)
     error[np.arange(len(x)), labels[train]] -= 1
-    weights = head.coefficients * unit
-    slope = error.T @ ((x - mean) / unit) / len(x) + penalty * (s / unit) ** 2 * weights
+    slope = error.T @ ((x - mean) / s) / len(x) + penalty * head.coefficients * s
     return float(np.sqrt(np.sum(slope**2) + np.sum(error.mean(axis=0) ** 2)))
 
 
