@@ -184,12 +184,12 @@ def save_checkpoint(path: str | Path, net: nn.Module, record: Mapping[str, Any])
     Returns:
         The path.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     text = json.dumps({**record, "weights_sha256": _digest(state)}, sort_keys=True)
     with whole_file(path) as temporary:
-        save_file(state, temporary, metadata={"repsim": text})
+        temporary.write_bytes(save(state, metadata={"repsim": text}))
     return Path(path)
 
 
@@ -211,7 +211,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 def _torch_load(path: Path) -> Any:
     # Scores are often numpy numbers and settings a Namespace: plain data, which PyTorch does not list as safe.
     # numpy's own reducers name these; asking for them here also gives the right place in every numpy version.
-    scalar = np.float64(0).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
     try:
         with torch.serialization.safe_globals([argparse.Namespace, scalar, np.dtype, *dtypes]):
@@ -237,7 +237,7 @@ def _torch_load(path: Path) -> Any:
 
 
 def _unwrap(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
-    if isinstance(content, list | tuple) and content and isinstance(content[0], Mapping):
+    if isinstance(content, list | tuple) and len(content) > 0 and isinstance(content[0], Mapping):
         if len(content) > 1:
             notes.append(f"a list of {len(content)} sets of weights: took the first")
         return _unwrap(content[0], path, notes)

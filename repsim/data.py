@@ -175,13 +175,13 @@ def stratified_rows(labels: np.ndarray, *, limit: int | None, seed: int) -> np.n
 def _digits(name: str, split: str, root: Path, download: bool) -> ImageSet:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    pixels, labels = np.asarray(bunch["images"]), np.asarray(bunch["target"], dtype=np.int64)
+    rows, target = load_digits(return_X_y=True)
+    pixels, labels = np.asarray(rows).reshape(-1, 8, 8), np.asarray(target, dtype=np.int64)
     order = np.random.default_rng(0).permutation(len(labels))
-    rows = {"train": order[:1200], "test": order[1200:], "all": np.arange(len(labels))}
-    if split not in rows:
+    parts = {"train": order[:1200], "test": order[1200:], "all": np.arange(len(labels))}
+    if split not in parts:
         raise ValueError(message("load_data", "split must be train, test or all", repr(split), "Choose one of these"))
-    chosen = rows[split]
+    chosen = parts[split]
     images = np.rint(pixels[chosen] * (255 / 16)).astype(np.uint8)[:, None]  # the scans hold 0..16
     ids = tuple(f"digits/{i:04d}" for i in chosen)
     return ImageSet(

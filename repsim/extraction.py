@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from repsim._checks import did_you_mean, message, some
+from repsim._progress import progress_bar
 from repsim.activations import Activations
 from repsim.data import ImageSet
 from repsim.models import Network
@@ -77,10 +78,8 @@ def extract(
     step = min(batch_size, CPU_ROWS) if device.type == "cpu" else batch_size
     if batch_size < 1:
         raise ValueError(message("extract", "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
-    from tqdm import tqdm
-
     called = name or getattr(net, "name", None) or type(bare).__name__
-    bar = tqdm(total=source.n, desc=f"extract {called}", unit="sample", delay=2, disable=not progress, leave=False)
+    bar = progress_bar(source.n, f"extract {called}", "sample", show=progress)
     with recorder, _eval_mode(net), torch.no_grad(), bar:
         for x in source.batches(step):
             recorder.begin(len(x))
@@ -200,8 +199,8 @@ class _Source:
             raise ValueError(message("extract", "data must come in a fixed order", got, advice))
         inputs, labels = [], []
         for batch in [data] if isinstance(data, Tensor) else data:
-            x, y = (batch[0], batch[1]) if isinstance(batch, list | tuple) and len(batch) > 1 else (batch, None)
-            x = x[0] if isinstance(x, list | tuple) else x
+            x, *rest = batch if isinstance(batch, list | tuple) and len(batch) > 0 else (batch,)
+            y = rest[0] if rest else None
             if not isinstance(x, Tensor):
                 advice = "Pass an ImageSet, a tensor, or batches x or (x, y)"
                 raise TypeError(message("extract", "batches must be tensors", type(x).__name__, advice))

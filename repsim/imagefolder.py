@@ -11,6 +11,7 @@ import numpy as np
 
 from repsim._checks import message, some
 from repsim._files import whole_file
+from repsim._progress import progress_bar
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -95,16 +96,13 @@ def _listing(folder: Path) -> tuple[list[os.DirEntry], np.ndarray, tuple[str, ..
 
 
 def _decode(files: list[os.DirEntry], size: int | None, progress: bool) -> np.ndarray:
-    from tqdm import tqdm
-
     def one(file: os.DirEntry) -> np.ndarray:
         return _decode_one(file.path, size)
 
     # Pillow lets go of the interpreter while it decodes, so threads are enough.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(total=len(files), desc="decode", unit="image", delay=2, disable=not progress, leave=False)
         images = []
-        with bar:
+        with progress_bar(len(files), "decode", "image", show=progress) as bar:
             for image in pool.map(one, files):
                 images.append(image)
                 bar.update()

@@ -90,22 +90,22 @@ def load_model(
         >>> net(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    architecture = str(architecture)
+    known = str(architecture)
     weights = read_checkpoint(checkpoint) if checkpoint is not None else None
-    if weights is None and _looks_like_file(architecture):
-        weights = read_checkpoint(architecture)
+    if weights is None and _looks_like_file(known):
+        weights = read_checkpoint(known)
         if "architecture" not in weights.record:
-            got = f"{architecture}, which does not say"
-            advice = "Name it, as in resnet20:" + architecture
+            got = f"{known}, which does not say"
+            advice = "Name it, as in resnet20:" + known
             raise ValueError(message("load_model", "the architecture must be known", got, advice))
         name = name or weights.path.stem
-        architecture = weights.record["architecture"]
+        known = weights.record["architecture"]
         num_classes = weights.record.get("num_classes") if num_classes is None else num_classes
     if weights is not None and weights.record:
         normalize = _agreed(normalize, weights.record["normalize"], weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = _build(architecture, num_classes)
+        net = _build(known, num_classes)
     notes: tuple[str, ...] = ("untrained: random weights",)
     if weights is not None:
         fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)))
@@ -114,7 +114,7 @@ def load_model(
         net.load_state_dict(fitted.state)
         notes = weights.notes + fitted.notes
     provenance = {
-        "architecture": architecture,
+        "architecture": known,
         "normalize": None if normalize is None else [list(v) for v in _mean_std(normalize)],
         "checkpoint": weights.path.name if weights else None,
         "sha256": weights.sha256 if weights else None,
@@ -122,7 +122,7 @@ def load_model(
         "seed": None if weights else seed,
         "notes": list(notes),
     }
-    made = Network(net, name=name or architecture, normalize=normalize, provenance=provenance)
+    made = Network(net, name=name or known, normalize=normalize, provenance=provenance)
     return made.eval()
 
 

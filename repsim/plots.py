@@ -83,8 +83,7 @@ def heatmap(
     )
     _hatch_missing(ax, matrix, mask)
     ax.invert_yaxis()
-    # Square cells where that leaves room for both axes' labels.
-    ax.set_box_aspect(min(2.0, max(0.5, values.shape[0] / values.shape[1])))
+    ax.set_box_aspect(_aspect(matrix))
     for spine in ax.spines.values():
         spine.set_visible(True)
         spine.set_linewidth(0.6)
@@ -93,7 +92,7 @@ def heatmap(
     ax.set_ylabel(matrix.row_model)
     ax.set_title(title if title is not None else f"{matrix.definition.title}  (n = {matrix.n:,})", fontsize=10)
     if colorbar:
-        _colorbar([ax], matrix, low, high)
+        _colorbar(ax, [matrix], low, high)
     return ax
 
 
@@ -139,7 +138,7 @@ def panels(
         ax = figure.add_subplot(lines, across, k + 1)
         label = titles[k] if titles is not None else f"{matrix.row_model} × {matrix.col_model}"
         axes.append(heatmap(matrix, ax=ax, limits=(low, high), title=label, colorbar=False))
-    _colorbar(axes, matrices[0], low, high)
+    _colorbar(axes[min(across, len(axes)) - 1], matrices, low, high)
     counts = sorted({m.n for m in matrices})
     figure.suptitle(f"{matrices[0].definition.title}  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=11)
     return axes
@@ -188,9 +187,9 @@ def layer_curve(
         (line,) = ax.plot(places, [v for *_, v in matched], marker="o", ms=3, label=label)
         if "ci_low" in matrix.details:
             where = [(matrix.rows.index(r), matrix.cols.index(c)) for r, c, _ in matched]
-            ends = [[float(matrix.details[name][ij]) for ij in where] for name in ("ci_low", "ci_high")]
-            ax.fill_between(places, *ends, color=line.get_color(), alpha=0.15, lw=0)
-            drawn += [v for end in ends for v in end]
+            low_end, high_end = ([float(matrix.details[name][ij]) for ij in where] for name in ("ci_low", "ci_high"))
+            ax.fill_between(places, low_end, high_end, color=line.get_color(), alpha=0.15, lw=0)
+            drawn += low_end + high_end
         drawn += [v for *_, v in matched]
         longest = max(longest, [r for r, *_ in matched], key=len)
     shown = _thin(len(longest), _points(ax, 0))
@@ -212,9 +211,15 @@ def layer_curve(
 
 def figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
     """Width and height in inches that suit a heatmap: room for a label per layer up to 60 layers, thinned beyond."""
-    r, c = (min(60, size) * 0.13 for size in matrix.values.shape)
-    r, c = max(r, c / 2), max(c, r / 2)
-    return max(4.2, c + 2.4), max(3.6, r + 1.6)
+    longest = max(2.2, 0.13 * min(60, max(matrix.values.shape)))
+    aspect = _aspect(matrix)
+    height, width = (longest, longest / aspect) if aspect >= 1 else (longest * aspect, longest)
+    return width + 2.6, height + 1.7
+
+
+def _aspect(matrix: "SimilarityMatrix") -> float:
+    """Height by width of the picture: square cells where that leaves room for both axes' labels."""
+    return min(2.0, max(0.5, len(matrix.rows) / len(matrix.cols)))
 
 
 def _limits(matrices: Sequence["SimilarityMatrix"], limits: Limits) -> tuple[float, float]:
@@ -237,20 +242,16 @@ def _colours(matrix: "SimilarityMatrix") -> str:
     return "magma" if matrix.definition.kind == "similarity" else "magma_r"
 
 
-def _colorbar(axes: "Sequence[Axes]", matrix: "SimilarityMatrix", low: float, high: float) -> None:
-    values = matrix.values[~np.isnan(matrix.values)]
+def _colorbar(ax: "Axes", matrices: Sequence["SimilarityMatrix"], low: float, high: float) -> None:
+    values = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
     below, above = bool((values < low).any()), bool((values > high).any())
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
-    figure = axes[0].figure
-    bar = figure.colorbar(
-        axes[0].collections[0],
-        ax=list(axes) if len(axes) > 1 else axes[0],
+    bar = ax.figure.colorbar(
+        ax.collections[0],
+        cax=ax.inset_axes((1.03, 0, 0.04, 1)),  # as high as the picture, whatever its shape
         extend=extend,  # type: ignore[arg-type]
-        fraction=0.05,
-        pad=0.02,
-        shrink=0.85,
     )
-    alike = "larger: more alike" if matrix.definition.kind == "similarity" else "0: no difference"
+    alike = "larger: more alike" if matrices[0].definition.kind == "similarity" else "0: no difference"
     bar.set_label(alike, fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
@@ -275,12 +276,13 @@ def _points(ax: "Axes", axis: int) -> float:
     """Length of an axis in points, before labels and colour bar take their share."""
     position = ax.get_position()
     share = position.width if axis == 0 else position.height
-    return 72 * ax.figure.get_size_inches()[axis] * share * 0.85
+    inches = ax.figure.bbox.width if axis == 0 else ax.figure.bbox.height
+    return 72 * inches / ax.figure.dpi * share * 0.85
 
 
 def _thin(count: int, points: float) -> list[int]:
     """Which of `count` evenly spaced labels to write so that none touches the next; the first one always."""
-    step = max(1, math.ceil(count * _TICK_POINTS * 1.25 / points))
+    step = max(1, math.ceil(count * _TICK_POINTS * 1.45 / points))
     return list(range(0, count, step))
 
 

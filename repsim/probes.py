@@ -14,6 +14,7 @@ from torch import Tensor
 
 from repsim import _softmax as softmax
 from repsim._checks import check_labels, is_finite, message
+from repsim._progress import progress_bar
 
 #: λ of ½λ‖W‖² beside the mean cross-entropy, for features of mean row norm² 1. See docs/td.md for how it was chosen.
 DEFAULT_PENALTY = 1e-4
@@ -112,9 +113,7 @@ def fit_probes(
     _check(layers, tasks, train, penalties, n, tol)
     plan = _Plan.make(tasks, train, penalties)
     found: list[LayerProbes | None] = [None] * len(layers)
-    from tqdm import tqdm
-
-    with tqdm(total=len(layers), desc="probes", unit="layer", delay=2, disable=not progress, leave=False) as bar:
+    with progress_bar(len(layers), "probes", "layer", show=progress) as bar:
         for group in _groups(layers, batch_layers):
             frames = [_Frame.make(layers[i]) for i in group]
             for i, probes in zip(group, _fit_group(frames, plan, tol, max_iter), strict=True):

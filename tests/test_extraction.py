@@ -813,7 +813,8 @@ def test_batches_without_labels(batches: Callable[[Tensor], Any]) -> None:
 
 def test_labels_of_some_batches_only_are_no_labels() -> None:
     x = rows(10, 4)
-    assert extract(perceptron(), [(x[:5], torch.zeros(5)), x[5:]]).labels is None
+    y = torch.zeros(5, dtype=torch.int64)
+    assert extract(perceptron(), [(x[:5], y), x[5:]]).labels is None
 
 
 def test_targets_that_are_no_classes_are_not_rounded_to_some() -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repsim._progress import progress_bar
 from repsim.metrics._base import Cross, Invariance, Metric, constant_reasons, pairs
 
 
@@ -103,22 +104,28 @@ class CCA(Metric):
     def invariances(self) -> frozenset[Invariance]:
         always: frozenset[Invariance] = frozenset({"orthogonal", "scale", "shift"})
         whole = self.variance == 1 and self.summary != "pwcca"
-        return always | {"invertible"} if whole else always
+        return frozenset({*always, "invertible"}) if whole else always
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[Subspace]:
-        return [_subspace(x, self.variance, self.summary == "pwcca") for x in layers]
+        states = []
+        with progress_bar(len(layers), "bases", "layer") as bar:
+            for x in layers:
+                states.append(_subspace(x, self.variance, self.summary == "pwcca"))
+                bar.update()
+        return states
 
     def cross(self, rows: Sequence[Subspace], cols: Sequence[Subspace]) -> Cross:
         n = len(rows[0].basis)
         values = torch.full((len(rows), len(cols)), math.nan, dtype=torch.float64)
         every = torch.cat([c.basis for c in cols], 1)
         same = self.symmetric and rows is cols
-        for i, row in enumerate(rows):
-            blocks = (row.basis.T @ every).split([c.rank for c in cols], 1)
-            for j, block in enumerate(blocks):
-                if row.constant or cols[j].constant:
-                    continue
-                values[i, j] = values[j, i] if same and j < i else self._summarise(block, row)
+        with progress_bar(len(rows) * len(cols), "canonical correlations", "pair") as bar:
+            for i, row in enumerate(rows):
+                blocks = (row.basis.T @ every).split([c.rank for c in cols], 1)
+                for j, block in enumerate(blocks):
+                    if not (row.constant or cols[j].constant):
+                        values[i, j] = values[j, i] if same and j < i else self._summarise(block, row)
+                bar.update(len(cols))
         details = {
             "rank_row": pairs(rows, cols, lambda a, b: a.rank),
             "rank_col": pairs(rows, cols, lambda a, b: b.rank),

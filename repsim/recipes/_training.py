@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from repsim._progress import progress_bar
 from repsim.attacks import ThreatModel, pgd
 from repsim.checkpoints import save_checkpoint
 from repsim.data import ImageSet
@@ -61,8 +62,6 @@ def train(recipe: Recipe, data: ImageSet, test: ImageSet, *, seed: int, name: st
     Returns:
         The network in eval mode, on the CPU, with its record.
     """
-    from tqdm import tqdm
-
     from repsim.similarity import versions
 
     classes = max(int(data.labels.max()), int(test.labels.max())) + 1
@@ -79,9 +78,8 @@ def train(recipe: Recipe, data: ImageSet, test: ImageSet, *, seed: int, name: st
     total = recipe.epochs * per_epoch
     rise = max(1, total // 5)
     kind = next(n for n, c in _recipes().items() if c is type(recipe))
-    bar = tqdm(total=total, desc=f"train {name}", unit="step", delay=2, disable=not progress, leave=False)
     step = 0
-    with bar:
+    with progress_bar(total, f"train {name}", "step", show=progress) as bar:
         for _ in range(recipe.epochs):
             order = torch.randperm(len(data), generator=generator)
             for rows in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):

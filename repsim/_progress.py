@@ -1,0 +1,10 @@
+"""One kind of progress bar: it appears when something takes more than two seconds, and leaves nothing behind."""
+
+from typing import Any
+
+
+def progress_bar(total: int, what: str, unit: str, *, show: bool = True) -> Any:
+    """A tqdm bar to use in a `with` block; call `.update(k)` as k units are done."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=unit, delay=2, disable=not show, leave=False)
