@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import pickle
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -138,13 +139,19 @@ def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[Mappi
     missing = sorted(wanted - found[prefix])
     used = {p + k for p in [prefix, *doubles] for k in target}
     normaliser: dict[str, tuple[float, ...]] = {}
+    origin: dict[str, str] = {}
     unexpected = []
     for key in state:
         role = _NORMALISER.get(key.rpartition(".")[2].lstrip("_"))
         if key in used:
             continue
         if role and state[key].numel() <= 4:
-            normaliser[role] = tuple(float(v) for v in state[key].flatten())
+            numbers = tuple(round(float(v), 6) for v in state[key].flatten())  # float32 noise left out
+            if normaliser.setdefault(role, numbers) != numbers:
+                got = f"{checkpoint.path} with different numbers under {origin[role]!r} and {key!r}"
+                advice = "Save the set you mean as a file of its own"
+                raise ValueError(message("load_model", "a file must hold one normaliser", got, advice))
+            origin[role] = key
         else:
             unexpected.append(key)
     shapes = [
@@ -157,8 +164,7 @@ def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[Mappi
             f"{checkpoint.path.name}: missing {some(missing)}; unexpected {some(sorted(unexpected))}; "
             f"other shapes {some(shapes)}"
         )
-        near = f"Closest known architecture: {closest(state)}"
-        advice = f"{near}. Name that one, or pass num_classes= if only the head differs"
+        advice = f"Closest known architecture: {closest(state)}. If only the head differs, pass num_classes="
         raise ValueError(message("load_model", "the weight file must fit the architecture", got, advice))
     full = {key: state.get(prefix + key, target[key]) for key in target}
     return Fitted(full, normaliser if len(normaliser) == 2 else {}, tuple(notes))
@@ -202,7 +208,13 @@ def _read_safetensors(path: Path) -> Checkpoint:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, f"a damaged safetensors file ({error})", "Download or make it again") from error
-    record = json.loads(metadata.get("repsim", "{}"))
+    try:
+        record = json.loads(metadata.get("repsim", "{}"))
+    except json.JSONDecodeError as error:
+        raise _unreadable(path, "a record in its header that is not JSON", "Make the file again") from error
+    lacking = sorted({"architecture", "normalize", "weights_sha256"} - set(record)) if record else []
+    if lacking:
+        raise _unreadable(path, f"a record without {some(lacking)}", "Make the file again")
     if record and record["weights_sha256"] != _digest(state):
         raise _unreadable(path, "weights that differ from the digest recorded with them", "Make the file again")
     return Checkpoint(state, sha256_of(path), path, record)
@@ -213,12 +225,24 @@ def _torch_load(path: Path) -> Any:
     # numpy's own reducers name these; asking for them here also gives the right place in every numpy version.
     scalar: Any = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
+
+    def old_scalar(*args: Any) -> Any:
+        return scalar(*args)
+
+    # Files of numpy 1 name the module that numpy 2 renamed.
+    old_scalar.__module__, old_scalar.__name__, old_scalar.__qualname__ = "numpy.core.multiarray", "scalar", "scalar"
+    safe = [argparse.Namespace, scalar, old_scalar, np.dtype, *dtypes]
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, scalar, np.dtype, *dtypes]):
+        with torch.serialization.safe_globals(safe), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error)
-        if "Unsupported" not in reason and "GLOBAL" not in reason:
+        if "Unsupported operand 149" in reason:  # a frame, with which protocol 4 begins
+            got = "pickle protocol 4 or newer, which cannot be read without running code"
+            advice = "Load it in the code that wrote it and save model.state_dict() with torch.save's defaults"
+            raise _unreadable(path, got, advice) from error
+        if "operand" in reason or ("Unsupported" not in reason and "GLOBAL" not in reason):
             raise _unreadable(path, "a damaged or truncated file", "Download it again") from error
         name = reason.partition("GLOBAL ")[2].split(" ")[0].rstrip(",.") or "an object of its own"
         advice = "Where you trust it, load it in the code that wrote it and save model.state_dict()"
@@ -243,7 +267,7 @@ def _unwrap(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
         return _unwrap(content[0], path, notes)
     if isinstance(content, Mapping):
         tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        inside = [k for k in _CONTAINERS if isinstance(content.get(k), Mapping | list | tuple) and content[k]]
+        inside = [k for k in _CONTAINERS if _holds_tensors(content.get(k))]
         if inside:
             also = f" (there are also {', '.join(inside[1:])})" if inside[1:] else ""
             notes.append(f"weights taken from {inside[0]!r}{also}")
@@ -260,6 +284,12 @@ def _unwrap(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
         f"no state dict in it ({got})",
         f"Save model.state_dict(), or put it under one of {some(_CONTAINERS)}",
     )
+
+
+def _holds_tensors(content: Any) -> bool:
+    if isinstance(content, Mapping):
+        return any(isinstance(v, Tensor) or _holds_tensors(v) for v in content.values())
+    return isinstance(content, list | tuple) and any(map(_holds_tensors, content))
 
 
 def _unreadable(path: Path, got: str, do: str) -> ValueError:

@@ -46,6 +46,9 @@ class ImageSet:
         if len(images) != n or len(self.labels) != n:
             got = f"{len(images)} images, {len(self.labels)} labels and {n} ids"
             raise ValueError(message("ImageSet", "images, labels and ids must be equally many", got, "Align them"))
+        if self.labels.ndim != 1 or self.labels.dtype != torch.int64:
+            got = f"{str(self.labels.dtype).removeprefix('torch.')} of shape {tuple(self.labels.shape)}"
+            raise ValueError(message("ImageSet", "labels must be (n,) int64", got, "Pass one class index per image"))
         if n == 0:
             raise ValueError(message("ImageSet", "there must be images", "none", "Choose another split or folder"))
         if len(set(self.ids)) != n:
@@ -54,7 +57,7 @@ class ImageSet:
             raise ValueError(message("ImageSet", "ids must be unique", got, advice))
         if images.is_floating_point():
             low, high = (float(v) for v in images.aminmax())
-            if low < 0 or high > 1:
+            if not (low >= 0 and high <= 1):  # also where there is a NaN
                 advice = "Divide by 255, or leave normalisation to load_model(normalize=...)"
                 raise ValueError(
                     message("ImageSet", "floating-point images must lie in [0, 1]", f"[{low:g}, {high:g}]", advice)
@@ -122,7 +125,7 @@ def load_data(
         FileNotFoundError: A set that is not on disk, an empty folder.
     """
     kind, _, path = name.partition(":")
-    if kind == "imagefolder":
+    if kind == "imagefolder" and path:
         folder = Path(path) / split if split else Path(path)
         choose = functools.partial(stratified_rows, limit=limit, seed=seed)
         images, labels, ids, classes = read_image_folder(

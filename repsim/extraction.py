@@ -74,16 +74,17 @@ def extract(
     chosen, optional = select_layers(bare, layers)
     source = _Source.of(data)
     recorder = _Recorder(bare, chosen, reduce, source.n)
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device, kind = next(((p.device, p.dtype) for p in net.parameters()), (torch.device("cpu"), torch.float32))
     step = min(batch_size, CPU_ROWS) if device.type == "cpu" else batch_size
     if batch_size < 1:
         raise ValueError(message("extract", "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
-    called = name or getattr(net, "name", None) or type(bare).__name__
+    named = _bare(net, until=Network)
+    called = name or getattr(named, "name", None) or type(bare).__name__
     bar = progress_bar(source.n, f"extract {called}", "sample", show=progress)
-    with recorder, _eval_mode(net), torch.no_grad(), bar:
+    with recorder, _eval_mode(net), torch.no_grad(), _uncompiled(net), bar:
         for x in source.batches(step):
             recorder.begin(len(x))
-            net(x.to(device, non_blocking=True))
+            net(x.to(device, kind if x.is_floating_point() else x.dtype, non_blocking=True))
             recorder.end()
             bar.update(len(x))
     silent = [layer for layer in chosen if layer not in recorder.ran]
@@ -91,7 +92,7 @@ def extract(
         advice = "Choose layers that the forward pass uses, or layers=None for all that ran"
         raise ValueError(message("extract", "every chosen layer must run", f"no output of {some(silent)}", advice))
     provenance = {
-        **getattr(net, "provenance", {"architecture": type(bare).__name__}),
+        **getattr(named, "provenance", {"architecture": type(bare).__name__}),
         "data": source.name,
         "layers_that_never_ran": silent,
     }
@@ -135,6 +136,8 @@ def select_layers(net: nn.Module, layers: Layers) -> tuple[list[str], bool]:
 def _glob(name: str, pattern: str) -> bool:
     """Shell patterns, part by part between the dots; a part `**` stands for any number of parts."""
     ours, theirs = name.split("."), pattern.split(".")
+    if theirs == ["**"]:
+        return True
     if theirs[0] == "**" and len(theirs) > 1:
         return any(_glob(".".join(ours[cut:]), ".".join(theirs[1:])) for cut in range(len(ours)))
     if not fnmatch.fnmatchcase(ours[0], theirs[0]) or (len(ours) == 1) != (len(theirs) == 1):
@@ -151,8 +154,9 @@ def _is_block(module: nn.Module) -> bool:
     return not _is_leaf(module) and kind.endswith(("block", "bottleneck", "layer", "residual"))
 
 
-def _bare(net: nn.Module) -> nn.Module:
-    while True:
+def _bare(net: nn.Module, until: type[nn.Module] | None = None) -> nn.Module:
+    """What wrappers hold; `until` stops at the first of that class, where there is one."""
+    while until is None or not isinstance(net, until):
         if isinstance(net, Network):
             net = net.net
         elif isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -160,7 +164,15 @@ def _bare(net: nn.Module) -> nn.Module:
         elif isinstance(getattr(net, "_orig_mod", None), nn.Module):
             net = getattr(net, "_orig_mod")  # noqa: B009 - what torch.compile wraps
         else:
-            return net
+            break
+    return net
+
+
+def _uncompiled(net: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Code that torch.compile made before our hooks were there does not call them: run the modules themselves."""
+    if any("_orig_mod" in module._modules for module in net.modules()) and hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -192,8 +204,9 @@ class _Source:
                 return (data.pixels(slice(i, i + step)) for i in range(0, len(data), step))
 
             return cls(pixels, len(data), data.labels, data.digest, data.name)
-        sampler = getattr(data, "sampler", None)
-        if sampler is not None and not isinstance(sampler, torch.utils.data.SequentialSampler):
+        sampler = getattr(getattr(data, "batch_sampler", None), "sampler", None) or getattr(data, "sampler", None)
+        stream = isinstance(getattr(data, "dataset", None), torch.utils.data.IterableDataset)
+        if sampler is not None and not stream and not isinstance(sampler, torch.utils.data.SequentialSampler):
             got = f"a loader with a {type(sampler).__name__}"
             advice = "Make it with shuffle=False: both networks must see the same samples in the same order"
             raise ValueError(message("extract", "data must come in a fixed order", got, advice))
@@ -204,13 +217,18 @@ class _Source:
             if not isinstance(x, Tensor):
                 advice = "Pass an ImageSet, a tensor, or batches x or (x, y)"
                 raise TypeError(message("extract", "batches must be tensors", type(x).__name__, advice))
+            if isinstance(y, Tensor) and y.is_floating_point() and len(y) == len(x):
+                got = str(y.dtype).removeprefix("torch.")
+                advice = "Pass class indices, or batches without labels"
+                raise TypeError(message("extract", "labels must be integers", got, advice))
             inputs.append(x)
             labels += [y] if isinstance(y, Tensor) else []
         if not inputs:
             raise ValueError(message("extract", "there must be samples", "none", "Pass a loader that is not empty"))
         whole = torch.cat(inputs)
         digest = hashlib.sha256(str(tuple(whole.shape)).encode())
-        digest.update(np.ascontiguousarray(whole.cpu().numpy()).data)
+        bits = whole.cpu().contiguous().view(torch.uint8) if whole.dtype == torch.bfloat16 else whole.cpu()
+        digest.update(np.ascontiguousarray(bits.numpy()).data)
         y = torch.cat(labels).long().cpu() if len(labels) == len(inputs) else None
         return cls(lambda step: iter(whole.split(step)), len(whole), y, digest.hexdigest(), type(data).__name__)
 
@@ -268,8 +286,9 @@ class _Recorder:
             raise ValueError(message("extract", f"layer {row!r} must give floating-point tensors", got, advice))
         if tensor.ndim < 2 or len(tensor) != self._rows:
             got = f"shape {tuple(tensor.shape)} for a batch of {self._rows}"
-            advice = "Its first axis is not the batch; leave this layer out of layers="
-            raise ValueError(message("extract", f"layer {row!r} must give one output per sample", got, advice))
+            advice = "Leave this layer out of layers="
+            must = f"layer {row!r} must give (batch, features, …)"
+            raise ValueError(message("extract", must, got, advice))
         reduced = self._reduce(row, tensor)
         self._seen.add(row)
         if self._start == 0:

@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,8 +60,15 @@ def read_image_folder(
     cached = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     if cached.exists():
         try:
-            return np.load(cached, allow_pickle=False), labels, ids, classes
-        except (ValueError, OSError, EOFError):
+            images = np.load(cached, allow_pickle=False)
+            if (
+                isinstance(images, np.ndarray)
+                and images.dtype == np.uint8
+                and images.ndim == 4
+                and len(images) == len(ids)
+            ):
+                return images, labels, ids, classes
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
             pass  # damaged from outside: decode again and replace it
     images = _decode(files, size, progress)
     try:
@@ -81,7 +89,11 @@ def _listing(folder: Path) -> tuple[list[os.DirEntry], np.ndarray, tuple[str, ..
     kept = []
     for name in classes:
         found = sorted(
-            (f for f in os.scandir(folder / name) if f.name.lower().endswith(SUFFIXES) and f.is_file()),
+            (
+                f
+                for f in os.scandir(folder / name)
+                if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".") and f.is_file()
+            ),
             key=lambda f: f.name,
         )
         if found:
@@ -122,6 +134,8 @@ def _decode_one(path: str, size: int | None) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
             image = image.convert("L" if image.mode in ("1", "L") else "RGB")
             if size is not None:
                 scale = size / min(image.size)

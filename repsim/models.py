@@ -96,7 +96,7 @@ def load_model(
         weights = read_checkpoint(known)
         if "architecture" not in weights.record:
             got = f"{known}, which does not say"
-            advice = "Name it, as in resnet20:" + known
+            advice = "Pass load_model(ARCHITECTURE, checkpoint=FILE), on the command line ARCHITECTURE:FILE"
             raise ValueError(message("load_model", "the architecture must be known", got, advice))
         name = name or weights.path.stem
         known = weights.record["architecture"]
@@ -104,7 +104,7 @@ def load_model(
     if weights is not None and weights.record:
         normalize = _agreed(normalize, weights.record["normalize"], weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every other device too
         net = _build(known, num_classes)
     notes: tuple[str, ...] = ("untrained: random weights",)
     if weights is not None:
@@ -164,7 +164,7 @@ def _users_function(reference: str) -> Callable[..., Any]:
     module, _, attribute = reference.partition(":")
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         advice = "Check the name; the module must be importable from where you run"
         raise ValueError(
             message("load_model", "package.module:function must exist", f"{reference!r} ({error})", advice)
@@ -195,7 +195,8 @@ def _agreed(asked: Normalize, recorded: Any, weights: Checkpoint) -> Normalize:
         return None
     want = None if asked is None else _mean_std(asked)
     have = None if recorded is None else _mean_std(recorded)
-    agree = want is not None and have is not None and torch.allclose(torch.tensor(want), torch.tensor(have), atol=1e-3)
+    agree = want is not None and have is not None and len(want[0]) == len(have[0])
+    agree = agree and torch.allclose(torch.tensor(want), torch.tensor(have), atol=1e-3)
     from_recipe = bool(weights.record)
     if agree or (asked is None and from_recipe):
         return have

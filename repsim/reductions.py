@@ -24,7 +24,7 @@ def find_reduction(name: str) -> Reduction:
         torch.Size([5, 64])
     """
     kind, _, size = name.partition(":")
-    if kind == "pool" and size.isdigit() and int(size) > 0:
+    if kind == "pool" and size.isdecimal() and int(size) > 0:
         return lambda layer, x: _maps(layer, x, name, lambda m: _pool(m, int(size)).flatten(1))
     if name not in _REDUCTIONS:
         known = [*_REDUCTIONS, "pool:K"]

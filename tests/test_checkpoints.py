@@ -11,7 +11,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,9 +225,9 @@ def test_scalars_that_numpy_1_wrote(weights: State, tmp_path: Path) -> None:
 
 def test_what_is_let_through_while_reading_is_not_let_through_afterwards(weights: State, tmp_path: Path) -> None:
     path = saved(beside(weights), tmp_path / "weights.pth")
-    before = list(torch.serialization.get_safe_globals())
+    before = set(torch.serialization.get_safe_globals())
     read_checkpoint(path)
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 # --- A normaliser in the file -------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def misfit(path: Path, missing: str, unexpected: str, shapes: str, closest: str)
     return (
         f"load_model: the weight file must fit the architecture; got {path.name}: missing {missing}; "
         f"unexpected {unexpected}; other shapes {shapes}. Closest known architecture: {closest}. "
-        "Name that one, or pass num_classes= if only the head differs."
+        "If only the head differs, pass num_classes=."
     )
 
 
@@ -689,38 +689,20 @@ def test_altered_weights_are_refused(alter: Callable[[Path], None], tmp_path: Pa
         load_model(path)
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import safetensors.torch
-
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="a limit on file sizes is a Unix thing")
     path, _ = recipe_file(tmp_path / "mine.safetensors")
     before = path.read_bytes()
-
-    def fail(state: State, target: Path, **_: Any) -> NoReturn:
-        Path(target).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", fail)
     text = (
-        f"save: {path} could not be written (No space left on device); nothing was changed. "
+        f"save: {path} could not be written (File too large); nothing was changed. "
         "Free some space or choose another place."
     )
-    with pytest.raises(OSError, match=exactly(text)):
-        recipe_file(path, seed=6)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.safetensors"]
-
-
-def test_a_file_that_the_system_will_not_hold_leaves_the_old_one(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource", reason="file size limits are a Unix thing")
-    path, _ = recipe_file(tmp_path / "mine.safetensors")
-    before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(OSError, match=r"\Asave: ") as error:
+        with pytest.raises(OSError, match=exactly(text)):
             recipe_file(path, seed=6)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(path) in str(error.value)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["mine.safetensors"]

@@ -418,13 +418,13 @@ def test_attention_and_recurrent_layers_answer_with_their_first_output() -> None
         ),
         (
             lambda x: x.T,
-            "extract: layer 'odd' must give one output per sample; got shape (4, 10) for a batch of 10. "
-            "Its first axis is not the batch; leave this layer out of layers=.",
+            "extract: layer 'odd' must give (batch, features, …); got shape (4, 10) for a batch of 10. "
+            "Leave this layer out of layers=.",
         ),
         (
             lambda x: x[:5],
-            "extract: layer 'odd' must give one output per sample; got shape (5, 4) for a batch of 10. "
-            "Its first axis is not the batch; leave this layer out of layers=.",
+            "extract: layer 'odd' must give (batch, features, …); got shape (5, 4) for a batch of 10. "
+            "Leave this layer out of layers=.",
         ),
     ],
 )
@@ -435,7 +435,7 @@ def test_an_output_that_has_no_row_per_sample_is_refused(function: Callable[[Ten
 
 @pytest.mark.parametrize("function", [lambda x: x.sum(), lambda x: x[:, 0]])
 def test_an_output_without_features_is_refused(function: Callable[[Tensor], Any]) -> None:
-    with pytest.raises(ValueError, match=r"\Aextract: layer 'odd' must give one output per sample; got shape \("):
+    with pytest.raises(ValueError, match=r"\Aextract: layer 'odd' must give \\(batch, features, …\\); got shape \("):
         extract(answering(function), rows(10, 4))
 
 
@@ -791,7 +791,6 @@ def test_a_loader_gives_what_the_image_set_gives(batch_size: int, resnet: Networ
         lambda x, y: [(x[:6], y[:6]), (x[6:], y[6:])],
         lambda x, y: ([x[i : i + 4], y[i : i + 4]] for i in range(0, 10, 4)),
         lambda x, y: [(x, y, "names")],
-        lambda x, y: [((x, "mask"), y)],
     ],
 )
 def test_batches_of_inputs_and_labels(batches: Callable[[Tensor, Tensor], Any]) -> None:

@@ -291,6 +291,17 @@ def test_rows_that_are_one_row_repeated_are_constant(name: str) -> None:
 
 
 @EVERY
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_spread_of_one_rounding_is_constant(name: str, dtype: type) -> None:
+    """As 0.1 + 0.2 beside 0.3: a layer whose rows were computed in two orders."""
+    x, _ = pair()
+    one = dtype(1.9)
+    flat = np.where(np.arange(N)[:, None] % 2, one, np.nextafter(one, dtype(2))) * np.ones((1, 4), dtype)
+    assert len(np.unique(flat)) == 2
+    assert np.isnan(value(flat, x.astype(dtype), METRICS[name]))
+
+
+@EVERY
 def test_a_layer_that_is_nearly_constant_is_not(name: str) -> None:
     x, y = pair()
     far = x + 1e8
