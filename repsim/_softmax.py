@@ -98,7 +98,7 @@ def minimise(
     Args:
         problems: P regressions for each of b layers, in the dtype to compute in.
         start: The weights to start from.
-        tol: Euclidean norm of a problem's gradient, intercepts included.
+        tol: Euclidean norm of a problem's gradient, intercepts included, for features scaled as its penalty says.
         max_iter: Steps.
 
     Returns:
@@ -113,13 +113,14 @@ def minimise(
     run = _Run(problems, start, inverses)
     best = torch.full_like(problems.penalty, torch.inf)
     since = torch.zeros_like(steps)
+    reach = tol * (problems.penalty / problems.level).sqrt()
     for _ in range(max_iter):
         norms = run.norms()
         at = layers[:, None], ids[None]
         better = norms < 0.9 * best[at]
         since[at] = torch.where(better, 0, since[at] + 1)
         best[at] = torch.where(better, norms, best[at])
-        active = (norms > tol) & (since[at] < _PATIENCE)  # (b, P) of what is still in the run
+        active = (norms > reach[at]) & (since[at] < _PATIENCE)  # (b, P) of what is still in the run
         if not bool(active.any()):
             break
         keep_layers, keep_ids = active.any(1), active.any(0)
@@ -293,7 +294,7 @@ class Certificates:
 
     Attributes:
         w: (b, c, d) float64 weights with each problem's intercepts moved to their own optimum.
-        gradient_norm: (b, P) Euclidean norm of the gradient there.
+        gradient_norm: (b, P) Euclidean norm of the gradient there, for features scaled as each penalty says.
         gap: (b, P) bound on loss minus the smallest possible loss.
         loss: (b, P).
         logits: (b, c, n) float64.
@@ -337,7 +338,8 @@ def certify(problems: Problems, w: Float[Tensor, "b c d"], *, rows: int = 4096) 
         z = logits[:, columns].view(len(w), -1, k, x.shape[1])
         right = z.gather(2, exact.labels[which][None, :, None].expand(len(w), -1, 1, -1))[:, :, 0]
         loss[:, which] += ((z.logsumexp(2) - right) * exact.weight[which]).sum(2)
-    return Certificates(w, sums[0].sqrt(), sums[0] / (2 * exact.penalty), loss, logits)
+    norm = (sums[0] * exact.level / exact.penalty).sqrt()
+    return Certificates(w, norm, sums[0] / (2 * exact.penalty), loss, logits)
 
 
 def _intercept_step(problems: Problems, logits: Tensor) -> Float[Tensor, "b c"]:

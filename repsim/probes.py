@@ -5,6 +5,7 @@ and divided by one global scale, so that its predictions do not change when the 
 or multiplied. Scaling each feature by its own spread would break that.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from repsim import _softmax as softmax
 from repsim._checks import check_labels, is_finite, message
+from repsim._linalg import centre
 from repsim._progress import progress_bar
 
 #: λ of ½λ‖W‖² beside the mean cross-entropy, for features of mean row norm² 1. See docs/td.md for how it was chosen.
@@ -157,8 +159,6 @@ class _Frame:
 
     @classmethod
     def make(cls, layer: Tensor) -> "_Frame":
-        from repsim.metrics._linalg import centre  # metrics stand on probes, so not at import time
-
         dtype = torch.float64 if layer.dtype == torch.float64 else torch.float32
         centred = centre(layer, dtype)
         n, width = layer.shape
@@ -183,8 +183,8 @@ class _Frame:
         coefficients = w[:, : self.rank]
         if self.rank < self.layer.shape[1]:
             # The same factor as in `make`, now with the directions its rows stand for.
-            scaled = ((self.layer.to(self.mean.dtype) - self.mean) / self.scale).T
-            coefficients = coefficients @ torch.linalg.qr(scaled, mode="reduced").Q.double().T
+            scaled = self._scaled(centre(self.layer, self.mean.dtype), self.scale)
+            coefficients = coefficients @ torch.linalg.qr(scaled.T, mode="reduced").Q.double().T
         coefficients = coefficients / self.scale
         return coefficients, w[:, -1] - coefficients @ self.mean.double()
 
@@ -238,13 +238,17 @@ class _Plan:
     def problems(self, x: Float[Tensor, "b n d"]) -> softmax.Problems:
         """The problems on these layers; λ of each fold is in units of the features' scale on its training rows."""
         device, folds, levels = x.device, len(self.train), len(self.penalties)
-        share = (self.train.double() / self.train.sum(1, keepdim=True)).to(device, x.dtype)
-        features = x[..., :-1]
-        means = share @ features
-        spread = features.square().sum(2) @ share.T - means.square().sum(2)  # (b, f)
+        share = (self.train.double() / self.train.sum(1, keepdim=True)).to(device)
+        means = torch.zeros(len(x), folds, x.shape[2] - 1, dtype=torch.float64, device=device)
+        squares = torch.zeros(len(x), folds, dtype=torch.float64, device=device)
+        for part, weight in zip(x[..., :-1].split(4096, 1), share.split(4096, 1), strict=True):
+            rows = part.double()
+            means += weight @ rows
+            squares += rows.square().sum(2) @ weight.T
+        spread = squares - means.square().sum(2)  # (b, f)
         repeat = len(self.tasks)
         level = self.penalties.repeat(folds * repeat).to(device)
-        scale = spread.double().clamp_min(1e-12).repeat_interleave(levels, 1).repeat(1, repeat)
+        scale = spread.clamp_min(1e-12).repeat_interleave(levels, 1).repeat(1, repeat)
         each = torch.tensor(self.classes).repeat_interleave(folds * levels)
         return softmax.Problems(
             x, each.to(device), self.labels.to(device), self.weight.to(device, x.dtype), scale * level, level
@@ -296,7 +300,7 @@ def _check(
     n: int,
     tol: float,
 ) -> None:
-    if not penalties or min(penalties) <= 0:
+    if not penalties or not all(0 < p < math.inf for p in penalties):
         advice = "Without a penalty the optimum need not exist; use a small one, say 1e-6"
         raise ValueError(message("fit_probes", "every penalty must be > 0", f"{list(penalties)}", advice))
     if tol <= 0:

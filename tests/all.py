@@ -21,7 +21,8 @@ def main() -> int:
         ["pytest", *(["-m", ""] if slow else [])],
     ]
     # No display is needed, and the many small tests gain nothing from waiting threads.
-    environment = {**os.environ, "MPLBACKEND": "Agg", "OMP_WAIT_POLICY": "PASSIVE", "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    settings = {"MPLBACKEND": "Agg", "OMP_WAIT_POLICY": "PASSIVE", "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    environment = {**os.environ, **settings}
     for step in steps:
         print(f"$ {' '.join(step)}", flush=True)
         code = subprocess.run([sys.executable, "-m", *step], cwd=ROOT, env=environment, check=False).returncode

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import repsim
-from repsim import Activations, CautionWarning, SimilarityMatrix
-from repsim.metrics import _linalg
+from repsim import Activations, CautionWarning, SimilarityMatrix, _linalg
 from repsim.metrics import cka as cka_module
 from tests.oracles import cka as oracle
 

@@ -435,7 +435,7 @@ def test_an_output_that_has_no_row_per_sample_is_refused(function: Callable[[Ten
 
 @pytest.mark.parametrize("function", [lambda x: x.sum(), lambda x: x[:, 0]])
 def test_an_output_without_features_is_refused(function: Callable[[Tensor], Any]) -> None:
-    with pytest.raises(ValueError, match=r"\Aextract: layer 'odd' must give \\(batch, features, …\\); got shape \("):
+    with pytest.raises(ValueError, match=r"\Aextract: layer 'odd' must give \(batch, features, …\); got shape \("):
         extract(answering(function), rows(10, 4))
 
 
@@ -595,7 +595,7 @@ def test_an_interruption_leaves_the_network_as_it_was(error: type[BaseException]
 
 def test_an_output_that_is_refused_leaves_the_network_as_it_was() -> None:
     net = answering(lambda x: x.T).train()
-    with pytest.raises(ValueError, match="one output per sample"):
+    with pytest.raises(ValueError, match="must give"):
         extract(net, rows(10, 4))
     assert hooks(net) == 0
     assert net.training

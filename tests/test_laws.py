@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 import repsim
 from repsim import Activations, CautionWarning, SimilarityMatrix, metrics
-from repsim.metrics import CCA, CKA, METRICS, TD, Metric, get_metric, metric_name
+from repsim.metrics import METRICS, Metric, get_metric, metric_name
+from repsim.metrics.cca import CCA
+from repsim.metrics.cka import CKA
+from repsim.metrics.transferred import TD
 
 EVERY = pytest.mark.parametrize("name", METRICS)
 N = 120
@@ -182,8 +185,8 @@ def test_float32_and_float64_agree(name: str) -> None:
 @EVERY
 def test_the_repr_rebuilds_it(name: str) -> None:
     metric = METRICS[name]
-    assert eval(repr(metric), vars(metrics)) == metric
-    assert hash(eval(repr(metric), vars(metrics))) == hash(metric)
+    assert eval(repr(metric), dict(vars(metrics))) == metric
+    assert hash(eval(repr(metric), dict(vars(metrics)))) == hash(metric)
     assert get_metric(name) is metric
     assert get_metric(metric) is metric
     assert metric_name(metric) == name
@@ -211,7 +214,7 @@ def test_names_with_settings_go_both_ways(text: str) -> None:
     assert get_metric(text) == metric
     assert metric_name(metric) == name
     assert get_metric(name) == metric
-    assert eval(repr(metric), vars(metrics)) == metric
+    assert eval(repr(metric), dict(vars(metrics))) == metric
 
 
 def test_settings_from_numpy_and_torch_have_names_too() -> None:
@@ -257,7 +260,7 @@ def test_a_metric_of_no_known_family_is_refused() -> None:
         pass
 
     x, y = pair()
-    with pytest.raises(ValueError, match=r"^metric: the metric must be known; got .*Mine"):
+    with pytest.raises(ValueError, match=r"^metric: the metric's family must have a name; got .*Mine"):
         value(x, y, Mine())
 
 

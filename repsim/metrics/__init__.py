@@ -56,7 +56,10 @@ def get_metric(metric: str | Metric) -> Metric:
         for keyword in call.keywords:
             if keyword.arg not in settings:
                 raise ValueError(f"no setting {keyword.arg!r}; there are {', '.join(settings) or 'none'}")
-            settings[keyword.arg] = ast.literal_eval(keyword.value)
+            try:
+                settings[keyword.arg] = ast.literal_eval(keyword.value)
+            except ValueError:
+                raise ValueError(f"{keyword.arg} is no plain value") from None
     except (SyntaxError, ValueError, AssertionError) as error:
         advice = "Write it as in td(seed=1, penalty=0.01)"
         reason = str(error).partition(" (<")[0] or "no call"
@@ -69,7 +72,11 @@ def metric_name(metric: Metric) -> str:
     for name, known in METRICS.items():
         if metric == known:
             return name
-    name, base = next((n, k) for n, k in METRICS.items() if type(k) is type(metric))
+    family = [(name, known) for name, known in METRICS.items() if type(known) is type(metric)]
+    if not family:
+        advice = "Add its file to repsim/metrics with a METRICS table"
+        raise ValueError(message("metric", "the metric's family must have a name", repr(metric), advice))
+    name, base = family[0]
     changed = [f"{f}={getattr(metric, f)!r}" for f in _settings(metric) if getattr(metric, f) != getattr(base, f)]
     return f"{name}({', '.join(changed)})"
 

@@ -102,9 +102,10 @@ class CCA(Metric):
 
     @property
     def invariances(self) -> frozenset[Invariance]:
+        if self.summary == "pwcca":  # its weights sum |⟨h, x⟩| over features, which a rotation of them changes
+            return frozenset({"scale", "shift"})
         always: frozenset[Invariance] = frozenset({"orthogonal", "scale", "shift"})
-        whole = self.variance == 1 and self.summary != "pwcca"
-        return frozenset({*always, "invertible"}) if whole else always
+        return frozenset({*always, "invertible"}) if self.variance == 1 else always
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[Subspace]:
         states = []
@@ -155,17 +156,16 @@ def _subspace(x: Float[Tensor, "n p"], variance: float, coordinates: bool) -> Su
     """Basis by QR and SVD in float64: a covariance would square the condition number."""
     n, p = x.shape
     centred = x.double()
+    centred = centred / centred.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # squares overflow sooner
     level = torch.linalg.vector_norm(centred)
     centred = centred - centred[0]
     centred -= centred.mean(0)
-    # Directions below the rounding of the features' own type are noise of that type, not features.
-    rounding = max(1e-10, torch.finfo(x.dtype).eps)
     spread = centred.abs().amax()
     constant = bool(torch.linalg.vector_norm(centred) <= max(1e-12, torch.finfo(x.dtype).eps / 2) * level)
     empty = centred.new_zeros(0, 0)
     if constant:
         return Subspace(centred.new_zeros(n, 0), empty, True)
-    centred /= spread  # extreme scales would overflow when squared
+    centred /= spread
     if p <= n:
         q, r = torch.linalg.qr(centred)
         left, s, right = torch.linalg.svd(r, full_matrices=False)
@@ -174,7 +174,10 @@ def _subspace(x: Float[Tensor, "n p"], variance: float, coordinates: bool) -> Su
         _, r = torch.linalg.qr(centred.T, mode="r")
         basis, s, _ = torch.linalg.svd(r.T, full_matrices=False)
         right = None
-    keep = int((s > rounding * s[0]).sum())
+    # Directions below the rounding of the features' own type, which is at the size of the features with their mean,
+    # are noise of that type, not features.
+    eps = torch.finfo(x.dtype).eps
+    keep = int((s > torch.maximum(max(1e-10, eps) * s[0], eps * level / spread)).sum())
     if variance < 1:
         share = s.square().cumsum(0) / s.square().sum()
         keep = min(keep, int((share < variance).sum()) + 1)

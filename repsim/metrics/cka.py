@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from repsim._linalg import Centred, centre, gram_products, working_dtype
 from repsim.metrics._base import Cross, Invariance, Metric, constant_reasons, pairs
-from repsim.metrics._linalg import Centred, centre, gram_products, working_dtype
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,25 @@ class CKA(Metric):
             cross = products.cross - scale * shared + level
             own_a = products.rows - scale * a.square().sum(1) + level
             own_b = products.cols - scale * b.square().sum(1) + level
+            if (
+                rows[0].mean.dtype != torch.float64
+                and min(
+                    float((own - 0.01 * (whole + s.square().sum(1))).min())
+                    for own, whole, s in ((own_a, products.rows, a), (own_b, products.cols, b))
+                )
+                < 0
+            ):
+                # What is left of ‖K‖² after debiasing is within reach of float32's rounding: few samples of very wide
+                # layers, or rows that are all equally far apart.
+                exact = {id(x): centre(x.x, torch.float64) for x in [*rows, *cols]}
+                return self.cross([exact[id(x)] for x in rows], [exact[id(x)] for x in cols])
         else:
             cross = products.cross + shared
             own_a = products.rows + a.square().sum(1)
             own_b = products.cols + b.square().sum(1)
         reasons = constant_reasons(rows, cols)
-        # An estimate of ‖K‖² that is zero to rounding has no direction; ‖K‖² itself is at least n here.
-        hollow = (own_a <= 1e-6)[:, None] | (own_b <= 1e-6)[None, :]
+        # An estimate that is zero to rounding has no direction.
+        hollow = (own_a <= 1e-10 * products.rows.add(n))[:, None] | (own_b <= 1e-10 * products.cols.add(n))[None, :]
         for i, j in hollow.nonzero().tolist():
             reasons.setdefault((i, j), "the unbiased estimate of a layer's own HSIC is not positive")
         values = cross / (own_a.clamp_min(0)[:, None] * own_b.clamp_min(0)[None, :]).sqrt()

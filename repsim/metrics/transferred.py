@@ -112,7 +112,7 @@ class TD(Metric):
         check_labels("TD", labels, len(layers[0]))
         # Class names are arbitrary numbers; heads are counted 0..k-1.
         known, y = labels.cpu().unique(return_inverse=True)
-        train = self._train(y)
+        train = self._train(labels.cpu())
         held = ~train.all(0) if self.fit_rows is None else ~train[0]
         fitted = fit_probes(layers, {"task": y}, train, penalties=(self.penalty,), tol=self.tol, max_iter=self.max_iter)
         found = []

@@ -100,8 +100,8 @@ def centre(x: Float[Tensor, "n p"], dtype: torch.dtype) -> Centred:
         if biggest > 0:
             unit = 2.0 ** math.floor(math.log2(biggest))
             squares = squares_in(unit)
-    spread = math.sqrt(float(squares.sum())) * unit
-    level = math.sqrt(n) * float(torch.linalg.vector_norm(mean.double()))
+    spread = math.sqrt(float(squares.sum()))
+    level = math.sqrt(n) * float(torch.linalg.vector_norm(mean.double() / unit))
     # Policy: rounding of a constant is not a spread. float64 allows 1e-12 of the norm, narrower types their own.
     rounding = max(1e-12, torch.finfo(x.dtype).eps / 2)
     return Centred(x, mean, unit, squares, spread <= rounding * math.hypot(spread, level))
