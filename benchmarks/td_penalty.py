@@ -59,7 +59,8 @@ def table(title: str, a: repsim.Activations, b: repsim.Activations) -> np.ndarra
         accuracy = (result.details["accuracy_row"].mean() + result.details["accuracy_col"].mean()) / 2
         steps, lost = int(result.details["iterations"].max()), len(result.reasons)
         print(
-            f"{penalty:7.0e}   {accuracy:8.4f}   {values[0]:8.4f}   {values[1]:9.4f}   {values[2]:7.4f}   {steps:10d}   {lost}"
+            f"{penalty:7.0e}   {accuracy:8.4f}   {values[0]:8.4f}   {values[1]:9.4f}   {values[2]:7.4f}   "
+            f"{steps:10d}   {lost}"
         )
         rows.append([penalty, accuracy, *values])
     return np.array(rows)

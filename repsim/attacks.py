@@ -88,11 +88,18 @@ def pgd(
     Source:
         Madry, Makelov, Schmidt, Tsipras, Vladu 2018, arXiv 1706.06083.
     """
+    low, high = (float(v) for v in x.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        advice = "Attack pixels; normalisation belongs inside the network"
+        raise ValueError(message("pgd", "images must lie in [0, 1]", f"[{low:g}, {high:g}]", advice))
     loss = loss or (lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum"))
     delta = (x + threat.start(x, generator)).clamp(0, 1) - x
     for _ in range(steps):
         delta = delta.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(net(x + delta), y), delta)
+        if not bool(torch.isfinite(gradient).all()):
+            advice = "Look for a diverged network"
+            raise RuntimeError(message("pgd", "the loss must have a finite gradient", "NaN or infinity", advice))
         delta = (x + threat.ascend(delta.detach(), gradient, step_size)).clamp(0, 1) - x
     adversarial = (x + delta.detach()).clamp(0, 1)
     size = (adversarial - x).abs().amax() if threat.norm == "linf" else _length(adversarial - x).amax()

@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, KeyError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, KeyError, OSError, MemoryError, RuntimeError) as error:
+        if str(error).endswith("Report this."):  # ours to mend, so with everything that helps
+            raise
         if arguments.debug:
             traceback.print_exc()
         else:
@@ -195,20 +197,11 @@ def _summary(matrix, name: str) -> dict[str, object]:
 
 
 def _heatmap(arguments: argparse.Namespace) -> None:
-    from matplotlib.figure import Figure
-
-    from repsim.plots import figure_size, heatmap
+    from repsim.plots import picture
     from repsim.similarity import SimilarityMatrix
 
     matrix = SimilarityMatrix.load(arguments.matrix)
-    figure = Figure(figsize=figure_size(matrix), layout="constrained")
-    heatmap(
-        matrix,
-        ax=figure.add_subplot(),
-        limits=arguments.limits,
-        mask=arguments.mask,
-        annotate=arguments.annotate,
-    )
+    figure = picture(matrix, limits=arguments.limits, mask=arguments.mask, annotate=arguments.annotate)
     path = arguments.out or arguments.matrix.with_suffix(".png")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150)

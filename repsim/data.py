@@ -124,6 +124,8 @@ def load_data(
         ValueError: An unknown name or split, a limit that leaves a class empty, images of unequal sizes.
         FileNotFoundError: A set that is not on disk, an empty folder.
     """
+    if seed < 0:
+        raise ValueError(message("load_data", "seed must be >= 0", f"{seed}", "Choose another"))
     kind, _, path = name.partition(":")
     if kind == "imagefolder" and path:
         folder = Path(path) / split if split else Path(path)

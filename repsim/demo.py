@@ -1,6 +1,7 @@
 """`repsim demo`: do standard and robust networks see the same digits? Trains four, compares, says what it found."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,6 +142,9 @@ def _reading(block: str, intervals: dict[str, tuple[float, float, float]]) -> li
     lines = []
     for title, (value, low, high) in intervals.items():
         if title == mixed:
+            continue
+        if any(math.isnan(v) for v in (across[0], value)):
+            lines.append(f"At {block}, {mixed} beside {title}: no number, a probe did not converge.")
             continue
         if across[1] > high or low > across[2]:
             more = "more" if across[0] > value else "less"

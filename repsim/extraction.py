@@ -3,7 +3,6 @@
 import contextlib
 import fnmatch
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from repsim._checks import did_you_mean, message, some
+from repsim._memory import available_memory, empty_rows
 from repsim._progress import progress_bar
 from repsim.activations import Activations
 from repsim.data import ImageSet
@@ -114,6 +114,9 @@ def select_layers(net: nn.Module, layers: Layers) -> tuple[list[str], bool]:
     """
     net = _bare(net)
     modules = {name: module for name, module in net.named_modules() if name}
+    if not modules:
+        advice = "Put it into a torch.nn.Sequential, so that it has a name"
+        raise ValueError(message("extract", "the network must have layers inside", type(net).__name__, advice))
     if layers is None:
         return [n for n, m in modules.items() if _is_leaf(m) or _is_block(m)] or list(modules), True
     if callable(layers):
@@ -303,34 +306,15 @@ class _Recorder:
 
     def _allocate(self) -> None:
         need = self._n * sum(x.shape[1] * x.element_size() for x in self._pending.values())
-        have = _available_memory()
+        have = available_memory()
         if have is not None and need > have:
             got = f"{need / 2**30:.1f} GiB for {self._n:,} samples with {have / 2**30:.1f} GiB free"
             advice = 'Use reduction="mean", fewer layers or fewer samples'
             raise MemoryError(message("extract", "the features must fit into memory", got, advice))
         for row, first in self._pending.items():
-            self._buffers[row] = buffer = _empty(self._n, first.shape[1], first.dtype)
+            self._buffers[row] = buffer = empty_rows(self._n, first.shape[1], first.dtype)
             buffer[: len(first)] = first
         self._pending.clear()
-
-
-def _empty(n: int, p: int, dtype: torch.dtype) -> Tensor:
-    if dtype == torch.bfloat16:  # numpy has no such type
-        return torch.empty(n, p, dtype=dtype)
-    # numpy asks the system for huge pages where PyTorch does not; first touches are several times cheaper.
-    return torch.from_numpy(np.empty((n, p), dtype=str(dtype).removeprefix("torch.")))
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be had without swapping, where the system tells."""
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        try:
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):
-            return None
 
 
 def _first_tensor(output: Any) -> Tensor | None:

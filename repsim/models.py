@@ -26,10 +26,13 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 class Network(nn.Module):
     """A network with its normalisation inside: takes pixels in [0, 1].
 
-    Attributes:
+    Args:
         net: The bare architecture; layer names are its module names.
         name: What the network is called in results.
+        normalize: As for `load_model`.
         provenance: Architecture, weight file and digest, normalisation, notes of the loader.
+
+    All are attributes but `normalize`, which becomes the buffers `mean` and `std` of shape (1, channels, 1, 1).
     """
 
     mean: Tensor
@@ -52,7 +55,14 @@ class Network(nn.Module):
         self.provenance = dict(provenance or {})
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Any:
-        return self.net((x - self.mean) / self.std if self.normalized else x)
+        if not self.normalized:
+            return self.net(x)
+        channels = self.mean.shape[1]
+        if channels not in (1, x.shape[1]):
+            got = f"images of {x.shape[1]} channels, shape {tuple(x.shape)}"
+            advice = "Choose other data, or the normalisation that the network was trained with"
+            raise ValueError(message("Network", f"normalisation is for {channels} channels", got, advice))
+        return self.net((x - self.mean) / self.std)
 
 
 def load_model(

@@ -1,6 +1,7 @@
 """Pictures of results: `SimilarityMatrix` in, matplotlib Axes out. Nothing here computes a similarity."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -56,7 +57,7 @@ def heatmap(
     if ax is None:
         import matplotlib.pyplot as plt
 
-        ax = plt.figure(figsize=figure_size(matrix), layout="constrained").add_subplot()
+        ax = _prepare(plt.figure(), matrix).add_subplot()
     values = matrix.values
     hide = np.isnan(values)
     if mask:
@@ -88,8 +89,8 @@ def heatmap(
         spine.set_visible(True)
         spine.set_linewidth(0.6)
     _ticks(ax, matrix)
-    ax.set_xlabel(matrix.col_model)
-    ax.set_ylabel(matrix.row_model)
+    ax.set_xlabel(_short(matrix.col_model, int(_points(ax, 0) / 6)))
+    ax.set_ylabel(_short(matrix.row_model, int(_points(ax, 1) / 6)))
     ax.set_title(title if title is not None else f"{matrix.definition.title}  (n = {matrix.n:,})", fontsize=10)
     if colorbar:
         _colorbar(ax, [matrix], low, high)
@@ -119,10 +120,7 @@ def panels(
     Raises:
         ValueError: No matrix, or several metrics.
     """
-    names = {m.metric for m in matrices}
-    if len(names) != 1:
-        got = ", ".join(sorted(names)) or "no matrix"
-        raise ValueError(message("panels", "matrices must share one metric", got, "Draw one figure per metric"))
+    _check_set("panels", matrices, titles)
     across = min(columns, len(matrices))
     lines = math.ceil(len(matrices) / across)
     side = min(5.0, max(3.0, 12 / across))
@@ -131,12 +129,14 @@ def panels(
 
         figure = plt.figure()
     figure.set_size_inches(across * side + 0.8, lines * side * 0.98)
-    figure.set_layout_engine("constrained")
+    figure.set_layout_engine("compressed")
     low, high = _limits(matrices, limits)
     axes = []
     for k, matrix in enumerate(matrices):
         ax = figure.add_subplot(lines, across, k + 1)
-        label = titles[k] if titles is not None else f"{matrix.row_model} × {matrix.col_model}"
+        letters = int(_points(ax, 0) / 6.5)
+        names = [_short(name, letters) for name in (matrix.row_model, matrix.col_model)]
+        label = titles[k] if titles is not None else textwrap.fill(" × ".join(names), max(letters, 2))
         axes.append(heatmap(matrix, ax=ax, limits=(low, high), title=label, colorbar=False))
     _colorbar(axes[min(across, len(axes)) - 1], matrices, low, high)
     counts = sorted({m.n for m in matrices})
@@ -166,14 +166,11 @@ def layer_curve(
     Raises:
         ValueError: No matrix, several metrics, or networks without matching layers.
     """
-    names = {m.metric for m in matrices}
-    if len(names) != 1:
-        got = ", ".join(sorted(names)) or "no matrix"
-        raise ValueError(message("layer_curve", "matrices must share one metric", got, "Draw one curve per metric"))
+    _check_set("layer_curve", matrices, labels)
     if ax is None:
         import matplotlib.pyplot as plt
 
-        ax = plt.figure(figsize=(7, 4), layout="constrained").add_subplot()
+        ax = plt.figure(figsize=(7, 4), layout="compressed").add_subplot()
     longest: list[str] = []
     drawn: list[float] = []
     for k, matrix in enumerate(matrices):
@@ -197,6 +194,8 @@ def layer_curve(
     low, high = _limits(matrices, limits)
     if limits == "data" and (finite := [v for v in drawn if v == v]):
         low, high = min(finite), max(finite)
+    if not isinstance(limits, tuple):  # debiased CKA may be negative, below the limits that its pictures share
+        low, high = min([low, *(v for v in drawn if v == v)]), max([high, *(v for v in drawn if v == v)])
     margin = 0.03 * (high - low or 1)
     ax.set_ylim(low - margin, high + margin)
     definition = matrices[0].definition
@@ -209,9 +208,40 @@ def layer_curve(
     return ax
 
 
-def figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
-    """Width and height in inches that suit a heatmap: room for a label per layer up to 60 layers, thinned beyond."""
-    longest = max(2.2, 0.13 * min(60, max(matrix.values.shape)))
+def _check_set(function: str, matrices: "Sequence[SimilarityMatrix]", texts: Sequence[str] | None) -> None:
+    """Several matrices in one picture share a metric, and each has its text where texts are given."""
+    names = {m.metric for m in matrices}
+    if len(names) != 1:
+        got = ", ".join(sorted(names)) or "no matrix"
+        raise ValueError(message(function, "matrices must share one metric", got, "Draw one figure per metric"))
+    if texts is not None and len(texts) != len(matrices):
+        got = f"{len(texts)} texts for {len(matrices)} matrices"
+        raise ValueError(message(function, "every matrix must have its text", got, "Name them all or none"))
+
+
+def picture(
+    matrix: "SimilarityMatrix", *, limits: Limits = "bounds", mask: bool = False, annotate: bool = False
+) -> "Figure":
+    """A heatmap as a figure of its own, outside pyplot: for files and notebooks' representations."""
+    from matplotlib.figure import Figure
+
+    figure = _prepare(Figure(), matrix)
+    heatmap(matrix, ax=figure.add_subplot(), limits=limits, mask=mask, annotate=annotate)
+    return figure
+
+
+def _prepare(figure: "Figure", matrix: "SimilarityMatrix") -> "Figure":
+    """Gives a new figure the size that suits a heatmap, and a margin for what the layout misjudges."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure.set_size_inches(_figure_size(matrix))
+    figure.set_layout_engine(ConstrainedLayoutEngine(compress=True, w_pad=0.15, h_pad=0.1))
+    return figure
+
+
+def _figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
+    """Width and height in inches: room for a label per layer up to 60 layers, thinned beyond."""
+    longest = max(2.2, 0.2 * min(60, max(matrix.values.shape)))
     aspect = _aspect(matrix)
     height, width = (longest, longest / aspect) if aspect >= 1 else (longest * aspect, longest)
     return width + 2.6, height + 1.7
@@ -286,6 +316,7 @@ def _thin(count: int, points: float) -> list[int]:
     return list(range(0, count, step))
 
 
-def _short(name: str) -> str:
-    """A layer name that fits beside the axis: its end says which layer it is."""
-    return name if len(name) <= _TICK_LETTERS else "…" + name[1 - _TICK_LETTERS :]
+def _short(name: str, letters: int = _TICK_LETTERS) -> str:
+    """A name that fits beside an axis: its end says which layer or network it is."""
+    letters = max(letters, 2)
+    return name if len(name) <= letters else "…" + name[1 - letters :]

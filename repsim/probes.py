@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repsim import _softmax as softmax
+from repsim._certificate import Certificates, certify
 from repsim._checks import check_labels, is_finite, message
 from repsim._linalg import centre
 from repsim._progress import progress_bar
@@ -85,7 +86,8 @@ def fit_probes(
 
     Minimises mean cross-entropy over a fold's training rows + ½ λ s² ‖W‖², with s² the features' mean squared
     distance from their mean on those rows; the held-out rows have no part in a fit. That is scikit-learn's
-    `LogisticRegression(C=1 / (λ n_train))` on features centred and divided by s.
+    `LogisticRegression(C=1 / (λ n_train))` on features centred and divided by s; for two classes, which it gives one
+    column of weights and this gives two, its C is twice that.
 
     Args:
         layers: Features with the same n rows; any widths and devices.
@@ -110,7 +112,7 @@ def fit_probes(
         it is wider than n), and 30 copies of the weights.
     """
     layers = list(layers)
-    n = len(layers[0])
+    n = len(layers[0]) if layers else 0
     train = train.bool()
     _check(layers, tasks, train, penalties, n, tol)
     plan = _Plan.make(tasks, train, penalties)
@@ -261,15 +263,15 @@ def _fit_group(frames: Sequence[_Frame], plan: _Plan, tol: float, max_iter: int)
     w = torch.zeros(len(x), int(problems.classes.sum()), x.shape[2], dtype=x.dtype, device=x.device)
     # float32 goes as far as its rounding lets the gradient be seen; float64 takes over from there.
     w, steps = softmax.minimise(problems.to(x.dtype), w, tol=max(tol / 2, _SEEN[x.dtype]), max_iter=max_iter)
-    exact = softmax.certify(problems, w)
+    exact = certify(problems, w)
     if x.dtype != torch.float64 and bool((exact.gradient_norm > tol).any()):
         w, more = softmax.minimise(problems.to(torch.float64), exact.w, tol=tol / 2, max_iter=max_iter)
         steps += more
-        exact = softmax.certify(problems, w)
+        exact = certify(problems, w)
     return [_collect(frames[b], plan, exact, steps, b, tol) for b in range(len(frames))]
 
 
-def _collect(frame: _Frame, plan: _Plan, exact: softmax.Certificates, steps: Tensor, b: int, tol: float) -> LayerProbes:
+def _collect(frame: _Frame, plan: _Plan, exact: Certificates, steps: Tensor, b: int, tol: float) -> LayerProbes:
     folds, levels = len(plan.train), len(plan.penalties)
     n, d = frame.x.shape
     heldout, certificates, weights = {}, {}, {}
@@ -303,7 +305,10 @@ def _check(
     if not penalties or not all(0 < p < math.inf for p in penalties):
         advice = "Without a penalty the optimum need not exist; use a small one, say 1e-6"
         raise ValueError(message("fit_probes", "every penalty must be > 0", f"{list(penalties)}", advice))
-    if tol <= 0:
+    if not layers or not tasks:
+        got = f"{len(layers)} layers and {len(tasks)} tasks"
+        raise ValueError(message("fit_probes", "there must be layers and tasks", got, "Pass at least one of each"))
+    if not tol > 0:
         raise ValueError(message("fit_probes", "tol must be > 0", f"{tol}", f"Leave it at {DEFAULT_TOL:g}"))
     for i, x in enumerate(layers):
         if x.ndim != 2 or len(x) != n or not x.is_floating_point() or not is_finite(x):

@@ -241,6 +241,23 @@ def test_another_loss_is_raised_instead() -> None:
     torch.testing.assert_close(margin(net, found, y), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_network_never_sees_what_is_no_image(norm: str) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach().clone())
+            return linear()(x)
+
+    x, y = images(low=0.0, high=1.0)
+    threat = ThreatModel(norm, 0.9)  # type: ignore[arg-type]
+    pgd(Watched(), x, y, threat, steps=4, step_size=0.5, generator=generator())
+    assert len(seen) == 4
+    assert float(torch.stack(seen).min()) >= -1e-6
+    assert float(torch.stack(seen).max()) <= 1 + 1e-6
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_parameters_get_no_gradient_and_the_mode_stays(training: bool) -> None:
     net, (x, y) = linear().train(training), images()

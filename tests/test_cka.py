@@ -322,6 +322,14 @@ def test_few_samples_of_wide_float32_layers_stay_within_the_bounds(n: int, p: in
             assert one(x, y, "cka") == pytest.approx(1, abs=1e-6 * p / n)
 
 
+@pytest.mark.parametrize(("n", "p"), [(5, 50), (8, 400)])
+def test_a_handful_of_samples_in_float32_stays_within_the_bounds(n: int, p: int) -> None:
+    for seed in range(60):
+        x = np.random.default_rng(seed).standard_normal((n, p)).astype(np.float32)
+        for y in (3 * x[:, ::-1] + 1, 0.3 * x):
+            assert one(x, y, "cka") == pytest.approx(1, abs=1e-5)
+
+
 @pytest.mark.parametrize("spread", [1e-4, 1e-3, 1e-2])
 def test_nearly_one_hot_rows_in_float32_give_the_oracle_or_no_number(spread: float) -> None:
     rng = np.random.default_rng(0)

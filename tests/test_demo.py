@@ -56,7 +56,8 @@ def test_intervals_that_overlap_carry_no_claim(other: tuple[float, float, float]
 
 @pytest.mark.parametrize("missing", ["pure", "mixed"])
 def test_a_missing_number_carries_no_claim_and_no_interval(missing: str) -> None:
-    none, some = (float("nan"),) * 3, (0.3, 0.2, 0.4)
+    nan = float("nan")
+    none, some = (nan, nan, nan), (0.3, 0.2, 0.4)
     lines = read(none, none, some) if missing == "pure" else read(some, some, none)
     for line in lines:
         assert "differ more" not in line

@@ -914,7 +914,7 @@ def test_a_batch_holds_at_least_one_row(batch_size: int) -> None:
 
 
 def test_features_that_would_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_under_test, "_available_memory", lambda: 2**30)
+    monkeypatch.setattr(module_under_test, "available_memory", lambda: 2**30)
     n, calls = 10_000, []
 
     def widen(x: Tensor) -> Tensor:
@@ -935,19 +935,19 @@ def test_features_that_would_not_fit_are_refused_before_they_are_made(monkeypatc
 def test_the_memory_of_every_layer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity()), rows(100, 10)
     need = 3 * 100 * 10 * 4
-    monkeypatch.setattr(module_under_test, "_available_memory", lambda: need)
+    monkeypatch.setattr(module_under_test, "available_memory", lambda: need)
     assert len(extract(net, x)) == 3
-    monkeypatch.setattr(module_under_test, "_available_memory", lambda: need - 1)
+    monkeypatch.setattr(module_under_test, "available_memory", lambda: need - 1)
     with pytest.raises(MemoryError, match="the features must fit into memory"):
         extract(net, x)
     assert len(extract(net, x, layers=["0", "1"])) == 2
 
 
 def test_a_system_that_does_not_tell_its_memory_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_under_test, "_available_memory", lambda: None)
+    monkeypatch.setattr(module_under_test, "available_memory", lambda: None)
     assert isinstance(extract(perceptron(), rows(10, 4)), Activations)
 
 
 def test_the_memory_that_is_free_is_a_plausible_number() -> None:
-    free = module_under_test._available_memory()
+    free = module_under_test.available_memory()
     assert free is None or 2**20 < free < 2**50

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
+from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
@@ -145,7 +146,7 @@ def test_the_first_layers_are_at_the_lower_left() -> None:
 @pytest.mark.parametrize(("metric", "alike", "unlike"), [("cka", 1.0, 0.0), ("td", 0.0, 1.0)])
 def test_bright_is_alike_for_similarities_and_distances(metric: str, alike: float, unlike: float) -> None:
     shades = own(matrix(values=[[0.5]], metric=metric)).collections[0]
-    bright, dark = (sum(shades.to_rgba(value)[:3]) for value in (alike, unlike))
+    bright, dark = shades.to_rgba(np.array([alike, unlike]))[:, :3].sum(1)
     assert bright > 2.5
     assert dark < 0.1
 
@@ -526,11 +527,12 @@ def test_the_interval_is_shaded_in_the_lines_colour() -> None:
     assert len(axes.collections) == 2
     shade = axes.collections[0]
     (path,) = shade.get_paths()
-    corners = {(float(x), round(float(y), 9)) for x, y in path.vertices}
+    corners = {(float(x), round(float(y), 9)) for x, y in np.asarray(path.vertices)}
     assert corners == {(0, 0.15), (1, 0.35), (2, 0.55), (0, 0.3), (1, 0.5), (2, 0.7)}
     for line, area in zip(axes.lines, axes.collections, strict=True):
-        assert matplotlib.colors.same_color(area.get_facecolor()[0, :3], line.get_color())
-        assert 0 < area.get_facecolor()[0, 3] < 0.5
+        red, green, blue, alpha = np.asarray(area.get_facecolor())[0]
+        assert same_color((red, green, blue), line.get_color())
+        assert 0 < alpha < 0.5
     assert len(curve(matrix(3, 3)).collections) == 0
 
 
@@ -592,9 +594,9 @@ def test_curves_use_the_axes_given_or_make_one_figure() -> None:
 
 
 def test_curves_of_several_measures_or_none_are_refused() -> None:
-    text = "layer_curve: matrices must share one metric; got cka, td. Draw one curve per metric."
+    text = "layer_curve: matrices must share one metric; got cka, td. Draw one figure per metric."
     with pytest.raises(ValueError, match=exactly(text)):
         layer_curve(matrix(3, 3), matrix(3, 3, metric="td"))
-    text = "layer_curve: matrices must share one metric; got no matrix. Draw one curve per metric."
+    text = "layer_curve: matrices must share one metric; got no matrix. Draw one figure per metric."
     with pytest.raises(ValueError, match=exactly(text)):
         layer_curve()

@@ -98,6 +98,29 @@ def test_another_seed_is_another_network(images: tuple[ImageSet, ImageSet], smal
     assert float((weights(other) - weights(small)).abs().max()) > 0.01
 
 
+def test_the_seed_decides_the_order_of_images_anew_in_every_epoch(
+    monkeypatch: pytest.MonkeyPatch, images: tuple[ImageSet, ImageSet]
+) -> None:
+    batches: list[Tensor] = []
+    loss = Standard.loss
+
+    def watched(self: Standard, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        assert net.training
+        batches.append(x.flatten(1).clone())
+        return loss(self, net, x, y, generator)
+
+    monkeypatch.setattr(Standard, "loss", watched)
+    for seed in (0, 1):
+        trained("standard", images, epochs=2, batch_size=50, seed=seed)
+    assert [len(batch) for batch in batches] == [50] * 12
+    epochs = [torch.cat(batches[k : k + 3]) for k in range(0, 12, 3)]
+    everything = images[0].pixels(slice(None)).flatten(1)
+    for epoch in epochs:
+        assert torch.equal(epoch.sum(1).sort().values, everything.sum(1).sort().values)  # each image once
+    for k in range(4):
+        assert not any(torch.equal(epochs[k], epochs[m]) for m in range(k))
+
+
 def test_training_learns_and_leaves_the_network_in_eval_mode(images: tuple[ImageSet, ImageSet], small: Trained) -> None:
     longer = trained("standard", images, epochs=6)
     scores = [made.record["scores"]["accuracy"] for made in (small, longer)]

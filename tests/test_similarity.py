@@ -451,7 +451,7 @@ def test_the_metric_is_recorded_so_that_it_can_be_had_again() -> None:
     made = compare(side(), side(seed=1), repsim.metrics.TD(seed=5, folds=4))
     assert made.metric == "td(seed=5, folds=4)"
     text = str(made.provenance["metric"])
-    assert eval(text, vars(repsim.metrics)) == repsim.metrics.TD(seed=5, folds=4) == made.definition
+    assert eval(text, dict(vars(repsim.metrics))) == repsim.metrics.TD(seed=5, folds=4) == made.definition
     # Settings that are the default's stand there too: a default may change.
     assert text.startswith("TD(seed=5, folds=4, fit_rows=None, penalty=")
 

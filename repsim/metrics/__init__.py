@@ -60,6 +60,10 @@ def get_metric(metric: str | Metric) -> Metric:
                 settings[keyword.arg] = ast.literal_eval(keyword.value)
             except ValueError:
                 raise ValueError(f"{keyword.arg} is no plain value") from None
+            default, value = getattr(base, keyword.arg), settings[keyword.arg]
+            fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
+            if default is not None and not fits:
+                raise ValueError(f"{keyword.arg} is {type(default).__name__}, not {type(value).__name__}")
     except (SyntaxError, ValueError, AssertionError) as error:
         advice = "Write it as in td(seed=1, penalty=0.01)"
         reason = str(error).partition(" (<")[0] or "no call"

@@ -81,16 +81,10 @@ class CKA(Metric):
             cross = products.cross - scale * shared + level
             own_a = products.rows - scale * a.square().sum(1) + level
             own_b = products.cols - scale * b.square().sum(1) + level
-            if (
-                rows[0].mean.dtype != torch.float64
-                and min(
-                    float((own - 0.01 * (whole + s.square().sum(1))).min())
-                    for own, whole, s in ((own_a, products.rows, a), (own_b, products.cols, b))
-                )
-                < 0
-            ):
-                # What is left of ‖K‖² after debiasing is within reach of float32's rounding: few samples of very wide
-                # layers, or rows that are all equally far apart.
+            left = torch.cat([own_a / (products.rows + a.square().sum(1)), own_b / (products.cols + b.square().sum(1))])
+            if rows[0].mean.dtype != torch.float64 and (n < 64 or bool((left < 0.05).any())):
+                # What is left of ‖K‖² after debiasing is near float32's rounding: few samples, where float64 costs
+                # nothing, very wide layers, or rows that are all equally far apart.
                 exact = {id(x): centre(x.x, torch.float64) for x in [*rows, *cols]}
                 return self.cross([exact[id(x)] for x in rows], [exact[id(x)] for x in cols])
         else:

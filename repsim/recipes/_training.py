@@ -98,6 +98,9 @@ def train(recipe: Recipe, data: ImageSet, test: ImageSet, *, seed: int, name: st
         raise RuntimeError(
             f"train: {name} must have finite weights after training; got NaN or infinity. Lower the learning rate."
         )
+    with torch.no_grad():
+        if not bool(torch.isfinite(network(test.pixels(slice(0, 64)))).all()):
+            raise RuntimeError(f"train: {name} must give finite answers; got NaN or infinity. Lower the learning rate.")
     threat = ThreatModel("linf", recipe.eval_eps)
     scores = {
         "n_test": len(test),
