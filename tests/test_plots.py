@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from repsim import SimilarityMatrix, heatmap, layer_curve, panels
-from repsim.plots import figure_size
+from repsim.plots import _figure_size, _prepare
 from tests.conftest import exactly
 
 WHY = "constant features"
@@ -82,7 +82,7 @@ def drawn(axes: Axes) -> np.ndarray:
 
 def own(made: SimilarityMatrix, **keywords: Any) -> Axes:
     """The heatmap in a figure of its own that no window knows."""
-    return heatmap(made, ax=Figure(figsize=figure_size(made), layout="constrained").add_subplot(), **keywords)
+    return heatmap(made, ax=_prepare(Figure(), made).add_subplot(), **keywords)
 
 
 def bar(axes: Axes) -> Colorbar | None:
@@ -165,7 +165,7 @@ def test_without_axes_one_figure_is_made() -> None:
     before = plt.get_fignums()
     axes = heatmap(matrix())
     assert len(plt.get_fignums()) == len(before) + 1
-    assert tuple(figure_of(axes).get_size_inches()) == figure_size(matrix())
+    assert tuple(figure_of(axes).get_size_inches()) == _figure_size(matrix())
 
 
 def test_titles_name_the_measure_and_n_and_axes_the_networks() -> None:
