@@ -18,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,13 +82,16 @@ def take(net: Network, images: repsim.ImageSet, batch: int) -> repsim.Activation
 def clones(net: Network, images: repsim.ImageSet, batch: int) -> dict[str, torch.Tensor]:
     """What one writes down first: hooks that keep clones, and one concatenation at the end."""
     parts: dict[str, list[torch.Tensor]] = {}
+
+    def keeper(name: str) -> Callable[[torch.nn.Module, Any, torch.Tensor], None]:
+        def keep(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            parts.setdefault(name, []).append(output.flatten(1).clone())
+
+        return keep
+
     modules = dict(net.net.named_modules())
-    handles = [
-        modules[name].register_forward_hook(
-            lambda module, inputs, output, name=name: parts.setdefault(name, []).append(output.flatten(1).clone())
-        )
-        for name in select_layers(net, CONVS_AND_BLOCKS)[0]
-    ]
+    chosen, _ = select_layers(net, CONVS_AND_BLOCKS)
+    handles = [modules[name].register_forward_hook(keeper(name)) for name in chosen]
     forward(net, images, batch)
     for handle in handles:
         handle.remove()

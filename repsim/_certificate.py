@@ -28,7 +28,7 @@ class Certificates:
     logits: Float[Tensor, "b c n"]
 
 
-def certify(problems: Problems, w: Float[Tensor, "b c d"], *, rows: int = 4096) -> Certificates:
+def certify(problems: Problems, w: Float[Tensor, "b c d"], *, rows: int = 1024) -> Certificates:
     """Gradient norms and optimality gaps in float64.
 
     With the intercepts at their optimum for the given weights, the loss as a function of the weights alone is

@@ -17,7 +17,7 @@ from torch import Tensor
 from repsim._gemm import matmul_nt
 
 #: Bytes of one buffer of centred features while a mean or a product of narrow layers is computed.
-_BUFFER = 12 * 2**20
+_BUFFER = 4 * 2**20
 #: Total width of the narrow layers whose products are computed together.
 _GROUP = 768
 #: Bytes of all layers' sample-by-sample products that are held at once.
@@ -199,14 +199,16 @@ def _block_norms(left: Sequence[Centred], right: Sequence[Centred]) -> Float[Ten
         filled = [_fill(buffers[0], left, start, stop)]
         filled.append(filled[0] if twin else _fill(buffers[1], right, start, stop))
         total += matmul_nt(filled[0].T, filled[1].T)
-    return _segments(left, device) @ total.square_() @ _segments(right, device).T
+    sums = _segments(left, device) @ total.square_() @ _segments(right, device).T
+    factors = [torch.tensor([_to_unit_rows(a) ** 2 for a in side], dtype=torch.float64) for side in (left, right)]
+    return sums * torch.outer(*factors).to(device)
 
 
 def _fill(buffer: Tensor, layers: Sequence[Centred], start: int, stop: int) -> Tensor:
     at = 0
     for layer in layers:
         out = buffer[: stop - start, at : at + layer.width]
-        layer.rows(start, stop, out).mul_(_to_unit_rows(layer))
+        layer.rows(start, stop, out)
         at += layer.width
     return buffer[: stop - start]
 

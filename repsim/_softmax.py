@@ -2,11 +2,13 @@
 
 A stack of problems shares its features: every fold, task and penalty adds columns to one weight matrix, so one
 pass over the features serves all of them. The method is L-BFGS whose initial inverse Hessian is that of the
-softmax loss at zero weights, (XᵀX / (K n) + λ I)⁻¹, from one Cholesky factor per layer; logits are linear in
-the weights, so a line search costs no pass over the features.
+softmax loss at zero weights (`_precondition.py`); logits are linear in the weights, so a line search costs no
+pass over the features.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +20,19 @@ from repsim._gemm import matmul_nt
 _MEMORY = 10
 #: Steps without a lower gradient norm after which rounding, not the method, is in charge.
 _PATIENCE = 100
-#: The preconditioner's penalty is at least this, so that its factor exists in float32.
-_FLOOR = 1e-6
+
+
+class Inverse(Protocol):
+    """An approximate inverse Hessian of each layer, applied to gradients (b, c, d)."""
+
+    def __call__(self, gradient: Tensor) -> Tensor: ...
+
+    def part(self, layers: Tensor) -> "Inverse":
+        """The same for some layers only."""
+        ...
+
+
+Inverses = Mapping[tuple[int, float], Inverse]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +76,13 @@ class Problems:
     def to(self, dtype: torch.dtype) -> "Problems":
         return replace(self, x=self.x.to(dtype), weight=self.weight.to(dtype), penalty=self.penalty.to(dtype))
 
+    def on_rows(self, rows: Tensor) -> "Problems":
+        """Only these samples; the others' weights must all be 0."""
+        if bool(rows.all()):
+            return self
+        rows = rows.to(self.x.device)
+        return replace(self, x=self.x[:, rows], labels=self.labels[:, rows], weight=self.weight[:, rows])
+
     def part(self, layers: Tensor, problems: Tensor) -> "Problems":
         """Only these layers and problems."""
         whole = len(layers) == len(self.x)
@@ -98,13 +118,14 @@ def free_of_intercept(w: Float[Tensor, "b c d"]) -> Float[Tensor, "b c d"]:
 
 
 def minimise(
-    problems: Problems, start: Float[Tensor, "b c d"], *, tol: float, max_iter: int
+    problems: Problems, start: Float[Tensor, "b c d"], inverses: Inverses, *, tol: float, max_iter: int
 ) -> tuple[Float[Tensor, "b c d"], Int[Tensor, "b P"]]:
     """Lowers every problem's gradient norm to `tol`, or stops after `max_iter` steps.
 
     Args:
         problems: P regressions for each of b layers, in the dtype to compute in.
         start: The weights to start from.
+        inverses: (classes, penalty) -> an approximate inverse Hessian at zero weights, from `_precondition`.
         tol: Euclidean norm of a problem's gradient, intercepts included, for features scaled as its penalty says.
         max_iter: Steps.
 
@@ -116,7 +137,6 @@ def minimise(
     layers = torch.arange(len(start), device=start.device)
     ids = torch.arange(len(problems.classes), device=start.device)
     owner = problems.owner
-    inverses = _preconditioners(problems)
     run = _Run(problems, start, inverses)
     best = torch.full_like(problems.penalty, torch.inf)
     since = torch.zeros_like(steps)
@@ -148,24 +168,10 @@ def _write(result: Tensor, w: Tensor, layers: Tensor, ids: Tensor, owner: Tensor
     result[layers[:, None], columns[None]] = w
 
 
-def _preconditioners(problems: Problems) -> dict[tuple[int, float], Tensor]:
-    """(classes, penalty) -> (b, d, d), the inverse Hessian at zero weights."""
-    x = problems.x
-    gram = matmul_nt(x.mT, x.mT) / x.shape[1]
-    found = {}
-    for k, level in {(int(k), float(v)) for k, v in zip(problems.classes, problems.level, strict=True)}:
-        curvature = gram / k
-        ridge = torch.full(curvature.shape[-1:], max(level, _FLOOR), dtype=x.dtype, device=x.device)
-        ridge[-1] = 0  # the intercept is free, and its own curvature is 1 / k
-        curvature.diagonal(dim1=1, dim2=2).add_(ridge)
-        found[k, level] = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
-    return found
-
-
 class _Run:
     """The moving state of L-BFGS on the problems that have not converged."""
 
-    def __init__(self, problems: Problems, w: Tensor, inverses: dict[tuple[int, float], Tensor]) -> None:
+    def __init__(self, problems: Problems, w: Tensor, inverses: Inverses) -> None:
         self.problems, self.w, self.inverses = problems, w, inverses
         self.owner = problems.owner
         self.history: list[
@@ -185,7 +191,7 @@ class _Run:
         run.problems = self.problems.part(layers, ids)
         run.owner = run.problems.owner
         whole = len(layers) == len(self.w)
-        run.inverses = self.inverses if whole else {key: m[layers] for key, m in self.inverses.items()}
+        run.inverses = self.inverses if whole else {key: m.part(layers) for key, m in self.inverses.items()}
 
         def cut(t: Tensor) -> Tensor:
             return t[layers][:, columns]
@@ -273,10 +279,10 @@ class _Run:
         for (k, level), inverse in self.inverses.items():
             mine = (self.problems.classes == k) & (self.problems.level == level)
             if bool(mine.all()):
-                return matmul_nt(gradient, inverse)
+                return inverse(gradient)
             columns = mine[self.owner].nonzero()[:, 0]
             if len(columns):
-                out[:, columns] = matmul_nt(gradient[:, columns].contiguous(), inverse)
+                out[:, columns] = inverse(gradient[:, columns].contiguous())
         return out
 
     def _dot(self, a: Tensor, b: Tensor) -> Tensor:

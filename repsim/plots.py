@@ -129,7 +129,7 @@ def panels(
 
         figure = plt.figure()
     figure.set_size_inches(across * side + 0.8, lines * side * 0.98)
-    figure.set_layout_engine("compressed")
+    figure.set_layout_engine("none")  # until all panels are there: seaborn draws while it works
     low, high = _limits(matrices, limits)
     axes = []
     for k, matrix in enumerate(matrices):
@@ -138,6 +138,7 @@ def panels(
         names = [_short(name, letters) for name in (matrix.row_model, matrix.col_model)]
         label = titles[k] if titles is not None else textwrap.fill(" × ".join(names), max(letters, 2))
         axes.append(heatmap(matrix, ax=ax, limits=(low, high), title=label, colorbar=False))
+    figure.set_layout_engine("compressed")
     _colorbar(axes[min(across, len(axes)) - 1], matrices, low, high)
     counts = sorted({m.n for m in matrices})
     figure.suptitle(f"{matrices[0].definition.title}  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=11)

@@ -17,6 +17,7 @@ from repsim import _softmax as softmax
 from repsim._certificate import Certificates, certify
 from repsim._checks import check_labels, is_finite, message
 from repsim._linalg import centre
+from repsim._precondition import inverse_hessians
 from repsim._progress import progress_bar
 
 #: λ of ½λ‖W‖² beside the mean cross-entropy, for features of mean row norm² 1. See docs/td.md for how it was chosen.
@@ -243,7 +244,7 @@ class _Plan:
         share = (self.train.double() / self.train.sum(1, keepdim=True)).to(device)
         means = torch.zeros(len(x), folds, x.shape[2] - 1, dtype=torch.float64, device=device)
         squares = torch.zeros(len(x), folds, dtype=torch.float64, device=device)
-        for part, weight in zip(x[..., :-1].split(4096, 1), share.split(4096, 1), strict=True):
+        for part, weight in zip(x[..., :-1].split(512, 1), share.split(512, 1), strict=True):
             rows = part.double()
             means += weight @ rows
             squares += rows.square().sum(2) @ weight.T
@@ -260,12 +261,16 @@ class _Plan:
 def _fit_group(frames: Sequence[_Frame], plan: _Plan, tol: float, max_iter: int) -> list[LayerProbes]:
     x = frames[0].x[None] if len(frames) == 1 else torch.stack([f.x for f in frames])
     problems = plan.problems(x)
+    fitted = problems.on_rows(plan.train.any(0))
     w = torch.zeros(len(x), int(problems.classes.sum()), x.shape[2], dtype=x.dtype, device=x.device)
     # float32 goes as far as its rounding lets the gradient be seen; float64 takes over from there.
-    w, steps = softmax.minimise(problems.to(x.dtype), w, tol=max(tol / 2, _SEEN[x.dtype]), max_iter=max_iter)
+    working = fitted.to(x.dtype)
+    near = max(tol / 2, _SEEN[x.dtype])
+    w, steps = softmax.minimise(working, w, inverse_hessians(working), tol=near, max_iter=max_iter)
     exact = certify(problems, w)
     if x.dtype != torch.float64 and bool((exact.gradient_norm > tol).any()):
-        w, more = softmax.minimise(problems.to(torch.float64), exact.w, tol=tol / 2, max_iter=max_iter)
+        working = fitted.to(torch.float64)
+        w, more = softmax.minimise(working, exact.w, inverse_hessians(working), tol=tol / 2, max_iter=max_iter)
         steps += more
         exact = certify(problems, w)
     return [_collect(frames[b], plan, exact, steps, b, tol) for b in range(len(frames))]

@@ -239,8 +239,8 @@ def compare(
         >>> x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
         >>> a = Activations.from_arrays({"one": x, "two": x.relu()})
         >>> compare(a, a, "cka").values.round(2)
-        array([[1.  , 0.79],
-               [0.79, 1.  ]])
+        array([[1.  , 0.76],
+               [0.76, 1.  ]])
     """
     started = time.time()
     chosen = get_metric(metric)

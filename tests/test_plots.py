@@ -436,9 +436,13 @@ def test_panels_need_a_title_each(titles: list[str]) -> None:
         panels(three(), titles=titles, figure=Figure())
 
 
+@pytest.mark.parametrize("window", [False, True], ids=["figure", "window"])
 @pytest.mark.parametrize("layer_count", [3, 30, 300])
-def test_texts_of_panels_stay_inside_the_figure_and_apart(layer_count: int) -> None:
-    axes = panels([matrix(layer_count, layer_count) for _ in range(5)], figure=Figure())
+def test_texts_of_panels_stay_inside_the_figure_and_apart(layer_count: int, window: bool) -> None:
+    # A window's figure can be drawn, and so laid out, before all of its panels are there.
+    name = "resnet50_cifar100_pgd_17"
+    made = [matrix(layer_count, layer_count, row_model=name, col_model=name) for _ in range(5)]
+    axes = panels(made, figure=None if window else Figure())
     drawn(axes[0])
     box = figure_of(axes[0]).bbox
     for text in texts(figure_of(axes[0])):
@@ -452,6 +456,10 @@ def test_texts_of_panels_stay_inside_the_figure_and_apart(layer_count: int) -> N
             assert len(boxes) >= 3
             for before, after in itertools.pairwise(boxes):
                 assert before.x1 <= after.x0 if axis is a.xaxis else before.y1 <= after.y0
+    # Panels of one size are labelled alike.
+    assert len({(a.get_xlabel(), a.get_ylabel(), a.get_title()) for a in axes}) == 1
+    for pick in ("xaxis", "yaxis"):
+        assert len({tuple(at for at, _ in written(getattr(a, pick))) for a in axes}) == 1
 
 
 def test_titles_of_neighbouring_panels_do_not_run_into_each_other() -> None:
