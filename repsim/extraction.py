@@ -242,7 +242,7 @@ class _Recorder:
     def __init__(self, net: nn.Module, layers: Sequence[str], reduce: Reduction, n: int) -> None:
         self._net, self._layers, self._reduce, self._n = net, layers, reduce, n
         self._buffers: dict[str, Tensor] = {}
-        self._pending: dict[str, Tensor] = {}
+        self._need, self._have = 0, available_memory()
         self._calls: dict[str, int] = {}
         self._start = self._rows = 0
         self._handles: list[Any] = []
@@ -263,7 +263,7 @@ class _Recorder:
 
     def end(self) -> None:
         if self._start == 0:
-            self._allocate()
+            self._check_room()
         elif self._seen != set(self._buffers):
             got = f"{some(sorted(self._seen ^ set(self._buffers)))} in some batches only"
             advice = "Choose layers that every sample passes through equally often"
@@ -295,8 +295,11 @@ class _Recorder:
         reduced = self._reduce(row, tensor)
         self._seen.add(row)
         if self._start == 0:
-            # The first batch only tells the widths: buffers are made once all of them are known to fit.
-            self._pending[row] = reduced.to("cpu", copy=True)
+            # Buffers take no memory until they are written to, so this batch tells what all of them will need.
+            self._need += self._n * reduced.shape[1] * reduced.element_size()
+            if self._have is None or self._need <= self._have:
+                self._buffers[row] = empty_rows(self._n, reduced.shape[1], reduced.dtype)
+                self._buffers[row][: self._rows].copy_(reduced)
         elif row in self._buffers:
             if reduced.shape[1] != self._buffers[row].shape[1]:
                 got = f"{reduced.shape[1]} after {self._buffers[row].shape[1]}"
@@ -304,17 +307,11 @@ class _Recorder:
                 raise ValueError(message("extract", f"layer {row!r} must keep its width", got, advice))
             self._buffers[row][self._start : self._start + self._rows].copy_(reduced)
 
-    def _allocate(self) -> None:
-        need = self._n * sum(x.shape[1] * x.element_size() for x in self._pending.values())
-        have = available_memory()
-        if have is not None and need > have:
-            got = f"{need / 2**30:.1f} GiB for {self._n:,} samples with {have / 2**30:.1f} GiB free"
+    def _check_room(self) -> None:
+        if self._have is not None and self._need > self._have:
+            got = f"{self._need / 2**30:.1f} GiB for {self._n:,} samples with {self._have / 2**30:.1f} GiB free"
             advice = 'Use reduction="mean", fewer layers or fewer samples'
             raise MemoryError(message("extract", "the features must fit into memory", got, advice))
-        for row, first in self._pending.items():
-            self._buffers[row] = buffer = empty_rows(self._n, first.shape[1], first.dtype)
-            buffer[: len(first)] = first
-        self._pending.clear()
 
 
 def _first_tensor(output: Any) -> Tensor | None:
