@@ -17,7 +17,7 @@ def main() -> int:
     steps = [
         ["ruff", "format", "--check", "."],
         ["ruff", "check", "."],
-        ["pyright"],
+        ["pyright", "--pythonpath", sys.executable],
         ["pytest", *(["-m", ""] if slow else [])],
     ]
     # No display is needed, and the many small tests gain nothing from waiting threads.
