@@ -223,7 +223,7 @@ def packages(args: argparse.Namespace) -> None:
                 theirs[package].append(float(run.stdout.split()[-1]))
                 with np.load(Path(folder) / f"{package}.npz") as stored:
                     found[package] = stored["matrix"], stored["labels"].tolist()
-    what = f"{len(a)} × {len(b)} layers, {len(images):,} images, networks included"
+    what = f"{len(names)} × {len(names)} layers, {len(images):,} images, networks included"
     table = Table(f"Other packages, batches of {batch}: {what}")
     for package in PACKAGES:
         if package in failed:
