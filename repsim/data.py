@@ -154,7 +154,8 @@ def stratified_rows(labels: np.ndarray, *, limit: int | None, seed: int) -> np.n
         seed: Which ones.
 
     Returns:
-        (min(limit, n),) ascending row indices. Each class gets its share rounded down or up.
+        (min(limit, n),) ascending row indices. Each class gets its share rounded down or
+        up, and at least one row, which a large class gives where rare ones need it.
     """
     n = len(labels)
     if limit is None or limit >= n:

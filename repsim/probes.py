@@ -108,8 +108,8 @@ def fit_probes(
             the classes, labels of another length, features that are not finite.
 
     Cost:
-        Per layer one Gram matrix and its factor, n d² + d³; per step two passes over the features for all
-        columns, 4 n d · folds · penalties · Σ classes. Memory: one float32 copy of the layer (of n × n where
+        Per layer a preconditioner, n d² + d³ below width 1,536 and n d · 256 beyond; per step two passes over the
+        features for all columns, 4 n d · folds · penalties · Σ classes. Memory: one float32 copy of the layer (of n × n where
         it is wider than n), and 30 copies of the weights.
     """
     layers = list(layers)

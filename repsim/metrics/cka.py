@@ -29,7 +29,7 @@ class CKA(Metric):
 
     Cost:
         All pairs of r and c layers: min(n (Σp)(Σq), n² (Σp + Σq) / 2) multiplications; memory beside the
-        features at most about 300 MB.
+        features: 256 MB of Gram tiles at most, and one tile's rows of the widest layer.
     """
 
     debiased: bool = True
