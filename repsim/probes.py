@@ -109,8 +109,8 @@ def fit_probes(
 
     Cost:
         Per layer a preconditioner, n d² + d³ below width 1,536 and n d · 256 beyond; per step two passes over the
-        features for all columns, 4 n d · folds · penalties · Σ classes. Memory: one float32 copy of the layer (of n × n where
-        it is wider than n), and 30 copies of the weights.
+        features for all columns, 4 n d · folds · penalties · Σ classes. Memory: one float32
+        copy of the layer (of n × n where it is wider than n), and 30 copies of the weights.
     """
     layers = list(layers)
     n = len(layers[0]) if layers else 0
