@@ -98,6 +98,31 @@ class Metric(ABC):
             cols: States of the same call of `prepare`; possibly the same list.
         """
 
+    def permuted(self, states: Sequence[Any], order: Int[Tensor, " n"]) -> list[Any] | None:
+        """What `prepare` would give for rows in another order, without preparing anew.
+
+        None, as here, where the algebra offers nothing cheaper than preparing the permuted rows.
+        """
+        return None
+
+    def bootstrapped(
+        self, rows: Sequence[Any], cols: Sequence[Any], counts: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b r c"] | None:
+        """The value of every pair on resamples of the rows, from prepared states.
+
+        Args:
+            rows: As for `cross`.
+            cols: As for `cross`.
+            counts: How often each resample holds each row. A row drawn twice is one sample that counts twice,
+                never a pair of twins: twins are each other's nearest neighbour and would bias every estimator
+                that looks at pairs of rows.
+
+        Returns:
+            (b, r, c) float64, NaN where there is no number; or None, as here, where preparing the drawn rows anew
+            is right and nothing cheaper is known.
+        """
+        return None
+
 
 CONSTANT = "constant features: every sample has the same row"
 
