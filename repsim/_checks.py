@@ -6,6 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+#: A label that says: this sample is not part of the task. PyTorch's cross-entropy ignores the same number.
+ABSENT = -100
+
 
 def message(function: str, must: str, got: str, do: str) -> str:
     """One line: what was called, what must hold, what came, what to do."""
@@ -35,13 +38,13 @@ def is_finite(x: Tensor) -> bool:
 
 
 def check_labels(function: str, labels: Tensor, n: int) -> None:
-    """Class labels are n integers from at least two classes."""
+    """Class labels are n integers from at least two classes; samples may be absent."""
     if labels.ndim != 1 or len(labels) != n or labels.is_floating_point() or labels.is_complex():
         got = f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}"
         raise ValueError(
             message(function, f"labels must be {n} integers, one per sample", got, "Pass one class index per row")
         )
-    classes = len(labels.unique())
+    classes = len(labels[labels != ABSENT].unique())
     if classes < 2:
         raise ValueError(
             message(

@@ -1,17 +1,16 @@
-"""Linear algebra that several families share: centring without cancellation, products of all pairs, bases.
+"""Linear algebra that several families share: centring without cancellation, products of all features.
 
 Three rules hold throughout. Features are centred before any product, because the differences that matter
 drown in a large mean. Layers are brought to one scale, so that neither huge nor tiny features overflow. Long
 float32 sums are kept short and added up in float64.
 """
 
-import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._gemm import matmul_nt
@@ -20,10 +19,8 @@ from repsim._gemm import matmul_nt
 _BUFFER = 4 * 2**20
 #: Total width of the narrow layers whose products are computed together.
 _GROUP = 768
-#: Bytes of all layers' sample-by-sample products that are held at once.
-_TILES = 256 * 2**20
-#: Entries of a float32 sum before float64 takes over.
-_SHORT = 62_500
+#: Bytes of the float64 rows of a layer that are multiplied at once where its Gram matrix is wanted in float64.
+_ROWS = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +33,8 @@ class Centred:
         unit: A power of two that brings extreme features into the range of the working dtype; usually 1.
         squares: (n,) float64 squared norms of the centred rows, divided by unit².
         constant: Whether nothing but rounding is left after centring.
+        order: (n,) the order in which rows are given; None for the order in which they came.
+        removed: Orthonormal (n, k) U and (k, p) UᵀX of principal components that rows are given without.
     """
 
     x: Float[Tensor, "n p"]
@@ -43,6 +42,8 @@ class Centred:
     unit: float
     squares: Float[Tensor, " n"]
     constant: bool
+    order: Int[Tensor, " n"] | None = None
+    removed: tuple[Float[Tensor, "n k"], Float[Tensor, "k p"]] | None = None
 
     @property
     def n(self) -> int:
@@ -59,8 +60,25 @@ class Centred:
 
     def rows(self, start: int, stop: int, out: Tensor) -> Float[Tensor, "b p"]:
         """Centred rows start..stop, in units, written to `out` (b, p) in the working dtype."""
-        torch.sub(self.x[start:stop], self.mean, out=out)
-        return out if self.unit == 1 else out.mul_(1 / self.unit)
+        torch.sub(self.x[start:stop] if self.order is None else self.x[self.order[start:stop]], self.mean, out=out)
+        if self.unit != 1:
+            out.mul_(1 / self.unit)
+        return out if self.removed is None else out.addmm_(self.removed[0][start:stop], self.removed[1], alpha=-1)
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, Float[Tensor, "b p"]]]:
+        """All centred rows in blocks of about `size` bytes, each in the same memory."""
+        step = max(1, min(self.n, size // (self.width * self.mean.dtype.itemsize)))
+        buffer = self.mean.new_empty(step, self.width)
+        for start in range(0, self.n, step):
+            stop = min(start + step, self.n)
+            yield slice(start, stop), self.rows(start, stop, buffer[: stop - start])
+
+    def reordered(self, order: Int[Tensor, " n"]) -> "Centred":
+        """The same layer with its rows in another order; nothing of its features is copied."""
+        order = order.to(self.x.device)
+        removed = None if self.removed is None else (self.removed[0][order], self.removed[1])
+        rows = order if self.order is None else self.order[order]
+        return replace(self, squares=self.squares[order], order=rows, removed=removed)
 
 
 def centre(x: Float[Tensor, "n p"], dtype: torch.dtype) -> Centred:
@@ -112,67 +130,77 @@ def working_dtype(layers: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in layers) else torch.float32
 
 
-@dataclass(frozen=True)
-class GramProducts:
-    """Inner products of centred Gram matrices K = XXᵀ, off the diagonal; each layer scaled to mean row norm² 1.
+def without_components(layer: Centred, count: int) -> Centred:
+    """The layer less its leading principal components, X - U(UᵀX). Constant where nothing but rounding is left.
 
-    Attributes:
-        cross: (r, c) Σ_{a≠b} K_ab L_ab for each pair of layers.
-        rows: (r,) the same of each row layer with itself.
-        cols: (c,) the same of each column layer with itself.
+    The decomposition is made in float64, on the side of the samples or of the features, whichever is smaller.
+    Cost: n p min(n, p) + min(n, p)³ in float64; memory: one min(n, p)² matrix and 128 MB.
     """
+    if layer.constant:
+        return layer
+    if layer.width <= layer.n:
+        covariance = layer.mean.new_zeros(layer.width, layer.width, dtype=torch.float64)
+        for _, rows in layer.blocks(_ROWS):
+            covariance += rows.double().T @ rows.double()
+        values, vectors = torch.linalg.eigh(covariance)
+        top = vectors[:, -count:]
+        scores = torch.cat([rows.double() @ top for _, rows in layer.blocks(_ROWS)])
+        # A component of no variance has no direction over the samples, and nothing to remove.
+        lengths = torch.linalg.vector_norm(scores, dim=0)
+        basis = scores[:, lengths > 1e-12 * values[-1].sqrt()]
+        basis = torch.linalg.qr(basis)[0]
+    else:
+        gram = layer.mean.new_zeros(layer.n, layer.n, dtype=torch.float64)
+        for first, rows in layer.blocks(_ROWS):
+            left = rows.double()
+            for second, others in layer.blocks(_ROWS):
+                if second.start >= first.start:
+                    gram[first, second] = left @ others.double().T
+        basis = torch.linalg.eigh(gram, UPLO="U")[1][:, -count:]
+    loads = layer.mean.new_zeros(basis.shape[1], layer.width, dtype=torch.float64)
+    for span, rows in layer.blocks(_ROWS):
+        loads += basis[span].T @ rows.double()
+    less = replace(layer, removed=(basis.to(layer.mean.dtype), loads.to(layer.mean.dtype)))
+    squares = torch.cat([rows.square().sum(1).double() for _, rows in less.blocks(_BUFFER)])
+    # As the rank is cut elsewhere: below this share of the norm a direction is rounding of the features' own type.
+    rounding = max(1e-10, 4 * torch.finfo(layer.x.dtype).eps)
+    left = math.sqrt(float(squares.sum()))
+    return replace(less, squares=squares, constant=left <= rounding * layer.norm)
 
-    cross: Float[Tensor, "r c"]
-    rows: Float[Tensor, " r"]
-    cols: Float[Tensor, " c"]
 
-
-def gram_products(rows: Sequence[Centred], cols: Sequence[Centred]) -> GramProducts:
-    """All pairs of inner products of Gram matrices, without ever holding the Grams of large samples.
-
-    Two routes give the same numbers. Narrow layers: one matrix product of the concatenated features,
-    n·(Σp)² operations. Wide layers: Grams in tiles over the samples, n²·Σp / 2. The cheaper one is taken.
-    Layers that are constant are skipped; their entries are 0.
+def feature_products(rows: Sequence[Centred], cols: Sequence[Centred], same: bool) -> Float[Tensor, "l l"]:
+    """Σ_{a≠b} K_ab L_ab = ‖XᵀY‖² - Σ_a K_aa L_aa of centred Gram matrices, each layer scaled to mean row norm² 1.
 
     Args:
         rows: r prepared layers.
-        cols: c prepared layers; the same list (by identity of its members) is computed once.
+        cols: c prepared layers.
+        same: The columns are the rows again.
+
+    Returns:
+        (l, l) over the rows, followed by the columns unless they are the same: every row layer with every column
+        layer, and every layer with itself. Other entries are 0, and so are those of constant layers.
     """
-    same = len(rows) == len(cols) and all(a is b for a, b in zip(rows, cols, strict=True))
-    layers = list(rows) if same else [*rows, *cols]
-    n = layers[0].n
-    wide_r, wide_c = sum(a.width for a in rows), sum(b.width for b in cols)
-    feature_cost = n * (wide_r * wide_c / (2 if same else 1) + (0 if same else sum(a.width**2 for a in layers)))
-    gram_cost = n * n * (0.6 * sum(a.width for a in layers) + len(rows) * len(cols))
-    if feature_cost <= gram_cost:
-        return _by_features(rows, cols, same)
-    return _by_tiles(rows, cols, same)
-
-
-def _by_features(rows: Sequence[Centred], cols: Sequence[Centred], same: bool) -> GramProducts:
-    """‖XᵀY‖² for all pairs, less the diagonal's share Σ K_aa L_aa."""
 
     def products(left: Sequence[Centred], right: Sequence[Centred]) -> Tensor:
         norms = _block_norms(left, right)
-        return norms - _norms_of_rows(left) @ _norms_of_rows(right).T
+        return norms - norms_of_rows(left) @ norms_of_rows(right).T
 
     if not same:
-        own = [torch.stack([products([a], [a])[0, 0] for a in side]) for side in (rows, cols)]
-        cross = torch.cat(
-            [torch.cat([products(rg, cg) for cg in _groups(cols)], 1) for rg in _groups(rows)],
+        full = torch.diag(torch.stack([products([a], [a])[0, 0] for a in [*rows, *cols]]))
+        full[: len(rows), len(rows) :] = torch.cat(
+            [torch.cat([products(rg, cg) for cg in _groups(cols)], 1) for rg in _groups(rows)]
         )
-        return GramProducts(cross, own[0], own[1])
+        return full
     groups = _groups(rows)
     grid = [[products(a, b) if i <= j else None for j, b in enumerate(groups)] for i, a in enumerate(groups)]
-    full = []
+    lines = []
     for i in range(len(groups)):
         line = []
         for j in range(len(groups)):
             part, mirror = grid[i][j], grid[j][i]
             line.append(part if part is not None else mirror.T if mirror is not None else torch.empty(0))
-        full.append(torch.cat(line, 1))
-    cross = torch.cat(full)
-    return GramProducts(cross, cross.diagonal(), cross.diagonal())
+        lines.append(torch.cat(line, 1))
+    return torch.cat(lines)
 
 
 def _groups(layers: Sequence[Centred]) -> list[list[Centred]]:
@@ -200,7 +228,7 @@ def _block_norms(left: Sequence[Centred], right: Sequence[Centred]) -> Float[Ten
         filled.append(filled[0] if twin else _fill(buffers[1], right, start, stop))
         total += matmul_nt(filled[0].T, filled[1].T)
     sums = _segments(left, device) @ total.square_() @ _segments(right, device).T
-    factors = [torch.tensor([_to_unit_rows(a) ** 2 for a in side], dtype=torch.float64) for side in (left, right)]
+    factors = [torch.tensor([to_unit_rows(a) ** 2 for a in side], dtype=torch.float64) for side in (left, right)]
     return sums * torch.outer(*factors).to(device)
 
 
@@ -219,60 +247,11 @@ def _segments(layers: Sequence[Centred], device: torch.device) -> Float[Tensor, 
     return torch.nn.functional.one_hot(owner, len(layers)).T.double().to(device)
 
 
-def _to_unit_rows(layer: Centred) -> float:
+def to_unit_rows(layer: Centred) -> float:
     """The factor that makes the mean squared norm of the centred rows 1; 0 for a constant layer."""
     return 0.0 if layer.constant else math.sqrt(layer.n) / layer.norm
 
 
-def _norms_of_rows(layers: Sequence[Centred]) -> Float[Tensor, "l n"]:
-    return torch.stack([a.squares * _to_unit_rows(a) ** 2 for a in layers])
-
-
-def _by_tiles(rows: Sequence[Centred], cols: Sequence[Centred], same: bool) -> GramProducts:
-    """Σ_{a≠b} K_ab L_ab from tiles of the Grams; only the upper half is computed."""
-    layers = list(rows) if same else [*rows, *cols]
-    n, device, dtype = layers[0].n, layers[0].x.device, layers[0].mean.dtype
-    side = math.isqrt(_TILES // (len(layers) * dtype.itemsize))
-    count = math.ceil(n / min(n, side))
-    edges = [round(i * n / count) for i in range(count + 1)]
-    longest = max(b - a for a, b in itertools.pairwise(edges))
-    tiles = torch.empty(len(layers), longest * longest, dtype=dtype, device=device)
-    widest = max(a.width for a in layers)
-    buffers = [torch.empty(longest * widest, dtype=dtype, device=device) for _ in range(min(count, 2))]
-    total = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device)
-    for i in range(count):
-        for j in range(i, count):
-            spans = (edges[i], edges[i + 1]), (edges[j], edges[j + 1])
-            shape = tuple(b - a for a, b in spans)
-            held = tiles[:, : shape[0] * shape[1]]
-            for layer, tile in zip(layers, held, strict=True):
-                _gram_tile(layer, spans, buffers, tile.view(shape))
-            for part in held.split(_SHORT, 1):
-                total += matmul_nt(part, part).double() * (1 if i == j else 2)
-    r = len(rows)
-    own = total.diagonal()
-    return GramProducts(total, own, own) if same else GramProducts(total[:r, r:], own[:r], own[r:])
-
-
-def _gram_tile(
-    layer: Centred, spans: tuple[tuple[int, int], tuple[int, int]], buffers: list[Tensor], tile: Tensor
-) -> None:
-    """Fills a tile of the Gram. On the diagonal the lower blocks are left 0 and the upper ones stand for both."""
-    first, second = spans
-    factor = _to_unit_rows(layer) ** 2
-
-    def features(span: tuple[int, int], buffer: Tensor) -> Tensor:
-        height = span[1] - span[0]
-        return layer.rows(*span, out=buffer[: height * layer.width].view(height, layer.width))
-
-    left = features(first, buffers[0])
-    if first != second:
-        tile.copy_(matmul_nt(left, features(second, buffers[1]))).mul_(factor)
-        return
-    size = math.ceil(len(left) / 4)
-    tile.zero_()
-    for a in range(0, len(left), size):
-        upper = left[a : a + size]
-        tile[a : a + size, a:] = matmul_nt(upper, left[a:])
-        tile[a : a + size, a + size :] *= math.sqrt(2)
-    tile.mul_(factor).fill_diagonal_(0)
+def norms_of_rows(layers: Sequence[Centred]) -> Float[Tensor, "l n"]:
+    """Squared norms of the centred rows, scaled to mean 1; 0 for a constant layer."""
+    return torch.stack([a.squares * to_unit_rows(a) ** 2 for a in layers])

@@ -25,6 +25,8 @@ class Activations:
         name: The network, as results call it.
         reduction: How feature maps became rows ("flatten", "mean", …); "given" for arrays from elsewhere.
         provenance: Where the numbers came from.
+        ids: n names of the samples, where the source gave them.
+        outputs: (n, k) what the network itself answered, before any softmax, where it is known.
     """
 
     features: Mapping[str, Float[Tensor, "n _p"]]
@@ -33,6 +35,8 @@ class Activations:
     name: str = "features"
     reduction: str = "given"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    ids: tuple[str, ...] | None = None
+    outputs: Float[Tensor, "n k"] | None = None
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -63,6 +67,9 @@ class Activations:
         if self.labels is not None and (self.labels.ndim != 1 or len(self.labels) != n):
             got = f"shape {tuple(self.labels.shape)}"
             raise ValueError(message("Activations", f"labels must be ({n},)", got, "One label per row"))
+        if self.outputs is not None and (self.outputs.ndim != 2 or len(self.outputs) != n):
+            got = f"shape {tuple(self.outputs.shape)}"
+            raise ValueError(message("Activations", f"outputs must be ({n}, classes)", got, "One row per sample"))
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -99,6 +106,7 @@ class Activations:
         *,
         labels: Any = None,
         ids: Sequence[str] | None = None,
+        outputs: Any = None,
         name: str = "features",
     ) -> "Activations":
         """Features from anywhere: numpy arrays or tensors, one (n, p) array per layer.
@@ -107,6 +115,7 @@ class Activations:
             arrays: Layer name -> (n, p) array, in the order they shall be shown.
             labels: (n,) integers, where a measure needs a task (TD does).
             ids: n names of the samples. Give them on both sides, and `compare` checks that the rows match.
+            outputs: (n, k) the network's own logits, where TD shall stand beside the disagreement of its own head.
             name: What results call the network.
 
         Returns:
@@ -130,7 +139,9 @@ class Activations:
                 got = f"{len(ids)} ids, {len(set(ids))} of them different"
                 raise ValueError(message("Activations", "ids must name every row once", got, "One id per row"))
             digest = hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()
-        return cls(features, tensor, digest, name)
+        names = None if ids is None else tuple(map(str, ids))
+        logits = None if outputs is None else torch.as_tensor(outputs).detach()
+        return cls(features, tensor, digest, name, ids=names, outputs=logits)
 
 
 def common_labels(a: Activations, b: Activations, function: str) -> Tensor | None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from repsim import _softmax as softmax
 from repsim._certificate import Certificates, certify
-from repsim._checks import check_labels, is_finite, message
-from repsim._linalg import centre
+from repsim._checks import ABSENT, check_labels, is_finite, message
+from repsim._frame import Frame, padded
 from repsim._precondition import inverse_hessians
 from repsim._progress import progress_bar
 
@@ -30,7 +30,8 @@ _SEEN = {torch.float32: 1e-6, torch.float64: 1e-14}
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What is known of one task's probes, from float64. Arrays are (folds, penalties).
+    """What is known of one task's probes, from float64. Arrays are (folds, penalties), or with resamples of the
+    folds ((1 + resamples) · folds, penalties), the folds themselves first.
 
     Attributes:
         gradient_norm: Euclidean norm of the gradient at the weights.
@@ -54,15 +55,17 @@ class LayerProbes:
     Attributes:
         heldout: Task -> (penalties, n, classes) float64 logits of each row by the fold that held it out; NaN
             for rows that no fold held out.
+        resampled: Task -> (resamples, penalties, n, classes), the same rows answered by the heads of each resample.
         certificates: Task -> what is known of its probes.
         constant: The layer had the same row for every sample; its probes are intercepts.
     """
 
     heldout: Mapping[str, Float[Tensor, "p n k"]]
+    resampled: Mapping[str, Float[Tensor, "s p n k"]]
     certificates: Mapping[str, Certificate]
     constant: bool
     _weights: Mapping[str, Float[Tensor, "f p k d"]]
-    _frame: "_Frame"
+    _frame: Frame
 
     def head(self, task: str, *, fold: int = 0, penalty: int = 0) -> tuple[Tensor, Tensor]:
         """A probe as (coefficients (k, p), intercepts (k,)) in float64, for the features as they came.
@@ -77,6 +80,7 @@ def fit_probes(
     tasks: Mapping[str, Int[Tensor, " n"]],
     train: Bool[Tensor, "f n"],
     *,
+    resamples: Int[Tensor, "s f n"] | None = None,
     penalties: Sequence[float] = (DEFAULT_PENALTY,),
     tol: float = DEFAULT_TOL,
     max_iter: int = 2000,
@@ -92,8 +96,9 @@ def fit_probes(
 
     Args:
         layers: Features with the same n rows; any widths and devices.
-        tasks: Name -> class indices 0..k-1 of the rows.
+        tasks: Name -> class indices 0..k-1 of the rows; `repsim.tasks.ABSENT` where a row has no part in the task.
         train: One row per fold: which samples it is fitted on. The others are held out.
+        resamples: For further heads of each fold, how often each of its training rows counts.
         penalties: The λ to fit, each > 0.
         tol: Gradient norm to reach. The float32 fit is finished in float64 where it stops short.
         max_iter: Steps per probe and precision.
@@ -115,86 +120,17 @@ def fit_probes(
     layers = list(layers)
     n = len(layers[0]) if layers else 0
     train = train.bool()
-    _check(layers, tasks, train, penalties, n, tol)
-    plan = _Plan.make(tasks, train, penalties)
+    sets = train[None].long() if resamples is None else torch.cat([train[None].long(), resamples.cpu().long()])
+    _check(layers, tasks, train, sets, penalties, n, tol)
+    plan = _Plan.make(tasks, train, sets, penalties)
     found: list[LayerProbes | None] = [None] * len(layers)
     with progress_bar(len(layers), "probes", "layer", show=progress) as bar:
         for group in _groups(layers, batch_layers):
-            frames = [_Frame.make(layers[i]) for i in group]
+            frames = [Frame.make(layers[i]) for i in group]
             for i, probes in zip(group, _fit_group(frames, plan, tol, max_iter), strict=True):
                 found[i] = probes
                 bar.update()
     return [f for f in found if f is not None]
-
-
-def stratified_folds(labels: Int[Tensor, " n"], folds: int, seed: int) -> Bool[Tensor, "f n"]:
-    """Training masks of stratified cross-fitting: each row is held out by exactly one fold.
-
-    Raises:
-        ValueError: A class with fewer members than folds.
-    """
-    from sklearn.model_selection import StratifiedKFold  # slow to import
-
-    counts = labels.unique(return_counts=True)
-    smallest = int(counts[1].argmin())
-    if folds < 2 or counts[1][smallest] < folds:
-        got = f"class {int(counts[0][smallest])} with {int(counts[1][smallest])} and {folds} folds"
-        advice = "Use at least 2 folds and at most as many as the smallest class has samples, or add samples"
-        raise ValueError(message("stratified_folds", "every class must have a sample in every fold", got, advice))
-    y = labels.cpu().numpy()
-    train = torch.ones(folds, len(y), dtype=torch.bool)
-    splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(y, y)
-    for f, (_, held) in enumerate(splits):
-        train[f, torch.from_numpy(held)] = False
-    return train
-
-
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """A layer as the solver sees it: centred, scaled to mean row norm² 1, at most n wide, a column of ones last."""
-
-    layer: Tensor
-    x: Float[Tensor, "n d"]
-    mean: Float[Tensor, " p"]
-    scale: float
-    rank: int  # columns of x that carry features
-    constant: bool
-
-    @classmethod
-    def make(cls, layer: Tensor) -> "_Frame":
-        dtype = torch.float64 if layer.dtype == torch.float64 else torch.float32
-        centred = centre(layer, dtype)
-        n, width = layer.shape
-        scale = 1.0 if centred.constant else centred.norm / n**0.5 * centred.unit
-        rank = min(width, n)
-        x = torch.zeros(n, padded(width, n), dtype=dtype, device=layer.device)
-        if width <= n:
-            centred.rows(0, n, out=x[:, :width]).mul_(centred.unit / scale)
-        else:
-            x[:, :n] = torch.linalg.qr(cls._scaled(centred, scale).T, mode="r").R.T
-        if centred.constant:
-            x.zero_()
-        x[:, -1] = 1
-        return cls(layer, x, centred.mean, scale, rank, centred.constant)
-
-    @staticmethod
-    def _scaled(centred, scale: float) -> Tensor:
-        out = torch.empty(centred.x.shape, dtype=centred.mean.dtype, device=centred.x.device)
-        return centred.rows(0, centred.n, out=out).mul_(centred.unit / scale)
-
-    def head(self, w: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
-        coefficients = w[:, : self.rank]
-        if self.rank < self.layer.shape[1]:
-            # The same factor as in `make`, now with the directions its rows stand for.
-            scaled = self._scaled(centre(self.layer, self.mean.dtype), self.scale)
-            coefficients = coefficients @ torch.linalg.qr(scaled.T, mode="reduced").Q.double().T
-        coefficients = coefficients / self.scale
-        return coefficients, w[:, -1] - coefficients @ self.mean.double()
-
-
-def padded(width: int, n: int) -> int:
-    """Columns of a layer in the solver: at most n features, the ones, and zeros up to a multiple of 16."""
-    return (min(width, n) + 1 + 15) // 16 * 16
 
 
 def _groups(layers: Sequence[Tensor], batch_layers: bool | None) -> list[list[int]]:
@@ -215,50 +151,52 @@ def _groups(layers: Sequence[Tensor], batch_layers: bool | None) -> list[list[in
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """The problems that every layer shares, in the solver's order: tasks by number of classes, folds, penalties."""
+    """The problems that every layer shares, in the solver's order: tasks by number of classes, sets of folds (the
+    folds themselves first, then their resamples), folds, penalties.
+    """
 
     tasks: tuple[str, ...]
     classes: tuple[int, ...]
     train: Tensor
+    sets: int
     penalties: Tensor
     labels: Tensor  # (P, n)
-    weight: Tensor  # (P, n) float64
+    share: Tensor  # (tasks · sets · folds, n) float64, what each row counts in a fit
 
     @classmethod
-    def make(cls, tasks: Mapping[str, Tensor], train: Tensor, penalties: Sequence[float]) -> "_Plan":
+    def make(cls, tasks: Mapping[str, Tensor], train: Tensor, sets: Tensor, penalties: Sequence[float]) -> "_Plan":
         order = sorted(tasks, key=lambda t: int(tasks[t].max()))
-        each = len(train) * len(penalties)
-        weight = (train.double() / train.sum(1, keepdim=True)).repeat_interleave(len(penalties), 0)
+        each = len(sets) * len(train) * len(penalties)
+        counts = torch.cat([sets.flatten(0, 1) * (tasks[t].cpu() != ABSENT) for t in order])
         return cls(
             tuple(order),
             tuple(int(tasks[t].max()) + 1 for t in order),
             train,
+            len(sets),
             torch.tensor(list(penalties), dtype=torch.float64),
-            torch.cat([tasks[t].cpu().long().expand(each, -1) for t in order]),
-            weight.repeat(len(order), 1),
+            torch.cat([tasks[t].cpu().long().clamp_min(0).expand(each, -1) for t in order]),
+            counts.double() / counts.sum(1, keepdim=True),
         )
 
     def problems(self, x: Float[Tensor, "b n d"]) -> softmax.Problems:
-        """The problems on these layers; λ of each fold is in units of the features' scale on its training rows."""
-        device, folds, levels = x.device, len(self.train), len(self.penalties)
-        share = (self.train.double() / self.train.sum(1, keepdim=True)).to(device)
-        means = torch.zeros(len(x), folds, x.shape[2] - 1, dtype=torch.float64, device=device)
-        squares = torch.zeros(len(x), folds, dtype=torch.float64, device=device)
+        """The problems on these layers; λ of each fit is in units of the features' scale on its training rows."""
+        device, fits, levels = x.device, len(self.share), len(self.penalties)
+        share = self.share.to(device)
+        means = torch.zeros(len(x), fits, x.shape[2] - 1, dtype=torch.float64, device=device)
+        squares = torch.zeros(len(x), fits, dtype=torch.float64, device=device)
         for part, weight in zip(x[..., :-1].split(512, 1), share.split(512, 1), strict=True):
             rows = part.double()
             means += weight @ rows
             squares += rows.square().sum(2) @ weight.T
-        spread = squares - means.square().sum(2)  # (b, f)
-        repeat = len(self.tasks)
-        level = self.penalties.repeat(folds * repeat).to(device)
-        scale = spread.clamp_min(1e-12).repeat_interleave(levels, 1).repeat(1, repeat)
-        each = torch.tensor(self.classes).repeat_interleave(folds * levels)
-        return softmax.Problems(
-            x, each.to(device), self.labels.to(device), self.weight.to(device, x.dtype), scale * level, level
-        )
+        spread = squares - means.square().sum(2)
+        level = self.penalties.repeat(fits).to(device)
+        scale = spread.clamp_min(1e-12).repeat_interleave(levels, 1)
+        each = torch.tensor(self.classes).repeat_interleave(fits // len(self.tasks) * levels)
+        weight = share.repeat_interleave(levels, 0).to(x.dtype)
+        return softmax.Problems(x, each.to(device), self.labels.to(device), weight, scale * level, level)
 
 
-def _fit_group(frames: Sequence[_Frame], plan: _Plan, tol: float, max_iter: int) -> list[LayerProbes]:
+def _fit_group(frames: Sequence[Frame], plan: _Plan, tol: float, max_iter: int) -> list[LayerProbes]:
     x = frames[0].x[None] if len(frames) == 1 else torch.stack([f.x for f in frames])
     problems = plan.problems(x)
     fitted = problems.on_rows(plan.train.any(0))
@@ -276,33 +214,35 @@ def _fit_group(frames: Sequence[_Frame], plan: _Plan, tol: float, max_iter: int)
     return [_collect(frames[b], plan, exact, steps, b, tol) for b in range(len(frames))]
 
 
-def _collect(frame: _Frame, plan: _Plan, exact: Certificates, steps: Tensor, b: int, tol: float) -> LayerProbes:
+def _collect(frame: Frame, plan: _Plan, exact: Certificates, steps: Tensor, b: int, tol: float) -> LayerProbes:
     folds, levels = len(plan.train), len(plan.penalties)
+    fits = plan.sets * folds
     n, d = frame.x.shape
-    heldout, certificates, weights = {}, {}, {}
+    heldout, resampled, certificates, weights = {}, {}, {}, {}
     problem = column = 0
     for task, k in zip(plan.tasks, plan.classes, strict=True):
-        which = slice(problem, problem + folds * levels)
-        columns = slice(column, column + folds * levels * k)
+        which = slice(problem, problem + fits * levels)
+        columns = slice(column, column + fits * levels * k)
         problem, column = which.stop, columns.stop
-        logits = exact.logits[b, columns].view(folds, levels, k, n)
-        out = torch.full((levels, n, k), torch.nan, dtype=torch.float64, device=logits.device)
+        logits = exact.logits[b, columns].view(plan.sets, folds, levels, k, n)
+        out = torch.full((plan.sets, levels, n, k), torch.nan, dtype=torch.float64, device=logits.device)
         for f in range(folds):
             rows = ~plan.train[f].to(logits.device)
-            out[:, rows] = logits[f][:, :, rows].mT
+            out[:, :, rows] = logits[:, f][..., rows].mT
         norm, gap = exact.gradient_norm[b, which], exact.gap[b, which]
         shaped = [
-            t.view(folds, levels).cpu() for t in (norm, gap, gap / exact.loss[b, which], steps[b, which], norm <= tol)
+            t.view(fits, levels).cpu() for t in (norm, gap, gap / exact.loss[b, which], steps[b, which], norm <= tol)
         ]
-        heldout[task], certificates[task] = out, Certificate(*shaped)
-        weights[task] = exact.w[b, columns].view(folds, levels, k, d)
-    return LayerProbes(heldout, certificates, frame.constant, weights, frame)
+        heldout[task], resampled[task], certificates[task] = out[0], out[1:], Certificate(*shaped)
+        weights[task] = exact.w[b, columns].view(fits, levels, k, d)
+    return LayerProbes(heldout, resampled, certificates, frame.constant, weights, frame)
 
 
 def _check(
     layers: Sequence[Tensor],
     tasks: Mapping[str, Tensor],
     train: Tensor,
+    sets: Tensor,
     penalties: Sequence[float],
     n: int,
     tol: float,
@@ -327,14 +267,19 @@ def _check(
         got = f"{train.sum(1).tolist()} training rows of {n}"
         advice = "Mark some rows for fitting and leave some to be predicted"
         raise ValueError(message("fit_probes", "every fold must train on some rows and hold out some", got, advice))
+    if sets.shape[1:] != train.shape or bool((sets < 0).any()) or bool(sets[:, ~train].any()):
+        advice = "Count how often each training row of each fold is drawn"
+        got = f"shape {tuple(sets[1:].shape)}, or negative counts, or counts of held-out rows"
+        raise ValueError(message("fit_probes", f"resamples must be (s, {len(train)}, {n}) counts", got, advice))
     for name, y in tasks.items():
         check_labels("fit_probes", y, n)
-        if int(y.min()) < 0:
+        least = int(y[y != ABSENT].min())
+        if least < 0:
             advice = "Number the classes from 0"
-            raise ValueError(message("fit_probes", f"labels of {name!r} must be >= 0", f"{int(y.min())}", advice))
-        for f in range(len(train)):
-            lost = sorted(set(range(int(y.max()) + 1)) - set(y[train[f]].tolist()))
+            raise ValueError(message("fit_probes", f"labels of {name!r} must be >= 0", f"{least}", advice))
+        for fit, counts in enumerate(sets.flatten(0, 1)):
+            lost = sorted(set(range(int(y.max()) + 1)) - set(y[counts > 0].tolist()))
             if lost:
-                got = f"none of class {lost[0]} in fold {f} of {name!r}"
+                got = f"none of class {lost[0]} in fold {fit % len(train)} of {name!r}"
                 advice = "Number the classes 0..k-1 without gaps and mark training rows of every class"
                 raise ValueError(message("fit_probes", "training rows must hold every class", got, advice))

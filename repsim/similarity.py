@@ -2,12 +2,11 @@
 
 import importlib.metadata
 import io
-import json
 import platform
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from repsim import _matrix_file
 from repsim._checks import message
 from repsim._files import whole_file
 from repsim.activations import Activations, check_same_samples, common_labels
-from repsim.metrics import Metric, get_metric, metric_name
+from repsim.metrics import Cross, Metric, TaskMetric, get_metric, metric_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,7 @@ class SimilarityMatrix:
         reasons: (row, column) numbers of every NaN -> why there is no number.
         cautions: What a careful reader should know, one sentence each.
         provenance: Versions, weights and data with digests, settings, time.
+        tasks: Where several downstream tasks were asked, each one's own matrix; this one is their mean.
     """
 
     values: Float[np.ndarray, "r c"]
@@ -60,6 +61,7 @@ class SimilarityMatrix:
     reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
     cautions: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, "SimilarityMatrix"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.cols))
@@ -147,23 +149,8 @@ class SimilarityMatrix:
         Raises:
             OSError: The file could not be written; what stood there is untouched.
         """
-        facts = {
-            "format": 1,
-            "rows": self.rows,
-            "cols": self.cols,
-            "metric": self.metric,
-            "row_model": self.row_model,
-            "col_model": self.col_model,
-            "n": self.n,
-            "reasons": [[i, j, text] for (i, j), text in self.reasons.items()],
-            "cautions": self.cautions,
-            "provenance": self.provenance,
-        }
-        arrays = {f"details/{name}": array for name, array in self.details.items()}
-        path = Path(path)
-        with whole_file(path) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(stream, values=self.values, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
-        return path
+        _matrix_file.write(self, Path(path))
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "SimilarityMatrix":
@@ -173,41 +160,7 @@ class SimilarityMatrix:
             FileNotFoundError: No such file.
             ValueError: Not a file of `save`, or a damaged one.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path")
-            )
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                facts = json.loads(str(stored["facts"]))
-                prefix = "details/"
-                details = {k.removeprefix(prefix): stored[k] for k in stored.files if k.startswith(prefix)}
-                values = stored["values"]
-            return cls(
-                values,
-                tuple(facts["rows"]),
-                tuple(facts["cols"]),
-                facts["metric"],
-                facts["row_model"],
-                facts["col_model"],
-                facts["n"],
-                details,
-                {(i, j): text for i, j, text in facts["reasons"]},
-                tuple(facts["cautions"]),
-                facts["provenance"],
-            )
-        except Exception as error:  # a damaged archive fails in as many ways as it has bytes
-            # numpy's own texts advise to turn pickle on, so only ours are passed on.
-            ours = str(error) if str(error).startswith("SimilarityMatrix") else "damaged, or something else"
-            advice = "Make it again with compare(...).save(path)"
-            raise ValueError(
-                message(
-                    "SimilarityMatrix.load",
-                    "the file must be one that save wrote",
-                    f"{path} ({ours})",
-                    advice,
-                )
-            ) from error
+        return _matrix_file.read(cls, Path(path))
 
 
 def compare(
@@ -215,6 +168,7 @@ def compare(
     b: Activations,
     metric: str | Metric = "cka",
     *,
+    tasks: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
 ) -> SimilarityMatrix:
     """Compares every layer of one side with every layer of the other.
@@ -224,13 +178,17 @@ def compare(
         b: Second side, the columns; the same samples in the same order.
         metric: A name ("cka", "td", "svcca", … see `repsim metrics`), a name with settings ("td(seed=1)"), or an
             instance (`repsim.metrics.TD(seed=1)`).
+        tasks: Downstream tasks for the forms of TD, instead of the labels that the samples came with: name -> (n,)
+            class indices (see `repsim.tasks`), for `td_regression` also targets (n,) or (n, t). The values are the
+            mean over the tasks; each task's own matrix is in `.tasks`. All heads are fitted together.
         device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         The labelled matrix; rows are a's layers, columns b's.
 
     Raises:
-        ValueError: Different samples, contradicting labels, too few samples, an unknown metric, no task for TD.
+        ValueError: Different samples, contradicting labels, too few samples, an unknown metric, no task for TD, tasks
+            of another length.
 
     Warns:
         CautionWarning: Once per caution in the result.
@@ -244,56 +202,114 @@ def compare(
     """
     started = time.time()
     chosen = get_metric(metric)
-    check_same_samples(a, b, "compare")
-    labels = common_labels(a, b, "compare")
-    if a.n < chosen.min_samples:
-        advice = "Extract on more samples"
-        raise ValueError(
-            message(
-                "compare",
-                f"{metric_name(chosen)} needs at least {chosen.min_samples} samples",
-                f"{a.n}",
-                advice,
-            )
-        )
+    prepared = prepare_sides(a, b, chosen, "compare", tasks=tasks, device=device)
+    provenance = {
+        "metric": repr(chosen),
+        "rows": _provenance(a),
+        "cols": _provenance(b),
+        "versions": versions(),
+        "device": str(device or a[a.layers[0]].device),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+    }
+    own = _outputs_differ(a, b) if isinstance(chosen, TaskMetric) else {}
+    found = {task: _matrix(a, b, chosen, chosen.cross(*states), own, provenance) for task, states in prepared.items()}
+    provenance["seconds"] = round(time.time() - started, 3)
+    result = found[""] if tasks is None else _mean(found, provenance)
+    announce(result, "compare")
+    return result
+
+
+def prepare_sides(
+    a: Activations,
+    b: Activations,
+    metric: Metric,
+    function: str,
+    *,
+    tasks: Mapping[str, Any] | None = None,
+    device: str | torch.device | None = None,
+) -> dict[str, tuple[list[Any], list[Any]]]:
+    """Checks two sides and prepares their layers; task -> states of the rows and of the columns ("" without tasks)."""
+    check_same_samples(a, b, function)
+    labels = common_labels(a, b, function)
+    if a.n < metric.min_samples:
+        must = f"{metric_name(metric)} needs at least {metric.min_samples} samples"
+        raise ValueError(message(function, must, f"{a.n}", "Extract on more samples"))
     sides = [a] if a is b else [a, b]
     layers = [side[name] if device is None else side[name].to(device) for side in sides for name in side.layers]
     # Both sides are prepared in one call, so that everything that can be fitted together is.
-    states = chosen.prepare(layers, labels if chosen.needs_labels else None)
-    rows = states[: len(a)]
-    found = chosen.cross(rows, rows if a is b else states[len(a) :])
-    values, clipped = _within(found.values.cpu().numpy(), chosen.bounds)
+    if tasks is None:
+        states = {"": metric.prepare(layers, labels if metric.needs_labels else None)}
+    elif not isinstance(metric, TaskMetric):
+        advice = "Leave tasks out, or compare by td, td_soft or td_regression"
+        raise ValueError(message(function, "tasks are for measures of answers", metric_name(metric), advice))
+    else:
+        states = metric.prepare_tasks(layers, _checked(tasks, a.n, function))
+    split = len(a)
+    return {name: (s[:split], s[:split] if a is b else s[split:]) for name, s in states.items()}
+
+
+def _checked(tasks: Mapping[str, Any], n: int, function: str) -> dict[str, torch.Tensor]:
+    if not tasks:
+        raise ValueError(message(function, "there must be a task", "none", 'Pass tasks={"name": labels}'))
+    found = {name: torch.as_tensor(y) for name, y in tasks.items()}
+    for name, y in found.items():
+        if y.ndim == 0 or len(y) != n:
+            got = f"shape {tuple(y.shape)} for {name!r}"
+            raise ValueError(message(function, f"every task must have {n} rows", got, "One label or target per sample"))
+    return found
+
+
+def _outputs_differ(a: Activations, b: Activations) -> dict[str, float]:
+    """How often the networks' own heads answer differently: what retrained heads are to be held against."""
+    if a.outputs is None or b.outputs is None or a.outputs.shape != b.outputs.shape:
+        return {}
+    return {"outputs_disagree": float((a.outputs.argmax(1).cpu() != b.outputs.argmax(1).cpu()).double().mean())}
+
+
+def _matrix(
+    a: Activations,
+    b: Activations,
+    metric: Metric,
+    found: Cross,
+    same: Mapping[str, float],
+    provenance: Mapping[str, Any],
+) -> SimilarityMatrix:
+    values, clipped = _within(found.values.cpu().numpy(), metric.bounds)
     cautions = list(found.cautions)
     if clipped:
         cautions.append(f"{clipped} values were clipped to the bounds; they were outside by rounding only")
     if found.reasons:
         (i, j), why = next(iter(found.reasons.items()))
         cautions.append(f"{len(found.reasons)} of {values.size} cells are NaN; {a.layers[i]} × {b.layers[j]}: {why}")
-    result = SimilarityMatrix(
-        values,
-        a.layers,
-        b.layers,
-        metric_name(chosen),
-        a.name,
-        b.name,
-        a.n,
-        {name: array.cpu().numpy() for name, array in found.details.items()},
-        found.reasons,
-        tuple(cautions),
-        {
-            "metric": repr(chosen),
-            "rows": _provenance(a),
-            "cols": _provenance(b),
-            "versions": versions(),
-            "device": str(device or layers[0].device),
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            "seconds": round(time.time() - started, 3),
-        },
+    details = {name: array.cpu().numpy() for name, array in found.details.items()}
+    details |= {name: np.full(values.shape, value) for name, value in same.items()}
+    names = metric_name(metric), a.name, b.name
+    return SimilarityMatrix(
+        values, a.layers, b.layers, *names, a.n, details, found.reasons, tuple(cautions), provenance
     )
-    for caution in cautions:
+
+
+def _mean(parts: Mapping[str, SimilarityMatrix], provenance: Mapping[str, Any]) -> SimilarityMatrix:
+    """The mean over tasks; NaN where a task has no number."""
+    reasons = {cell: f"task {name!r}: {why}" for name, part in parts.items() for cell, why in part.reasons.items()}
+    cautions = tuple(f"task {name!r}: {text}" for name, part in parts.items() for text in part.cautions)
+    return replace(
+        next(iter(parts.values())),
+        values=np.mean([part.values for part in parts.values()], axis=0),
+        details={f"task: {name}": part.values for name, part in parts.items()},
+        reasons=reasons,
+        cautions=cautions,
+        provenance=provenance,
+        tasks=dict(parts),
+    )
+
+
+def announce(matrix: SimilarityMatrix, function: str) -> None:
+    """Warns of every caution, at the line that called the caller."""
+    for caution in matrix.cautions:
         if not caution.endswith("by rounding only"):
-            warnings.warn(f"compare {a.name} × {b.name}, {result.metric}: {caution}.", CautionWarning, stacklevel=2)
-    return result
+            text = f"{function} {matrix.row_model} × {matrix.col_model}, {matrix.metric}: {caution}."
+            warnings.warn(text, CautionWarning, stacklevel=3)
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Pictures, judged by what is drawn: cells, colours, labels and what touches what."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
@@ -9,30 +8,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 
 from repsim import SimilarityMatrix, heatmap, layer_curve, panels
-from repsim.plots import _figure_size, _prepare
+from repsim.plots.heatmaps import figure_size, prepare
 from tests.conftest import exactly
+from tests.pictures import assert_inside, drawn, figure_of, no_windows, written
+
+__all__ = ["no_windows"]  # a fixture that every test of this file uses
 
 WHY = "constant features"
-
-
-@pytest.fixture(autouse=True)
-def _no_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def show(*_: object, **__: object) -> None:
-        raise AssertionError("a picture is returned, not shown")
-
-    monkeypatch.setattr(plt, "show", show)
-    monkeypatch.setattr(Figure, "show", show)
-    yield
-    plt.close("all")
 
 
 def layers(count: int, long: bool = False) -> tuple[str, ...]:
@@ -66,23 +54,9 @@ def td(values: np.ndarray, half: float = 0.05, **changes: Any) -> SimilarityMatr
     return matrix(values=values, metric="td", details=details, **changes)
 
 
-def figure_of(axes: Axes) -> Figure:
-    figure = axes.get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return figure
-
-
-def drawn(axes: Axes) -> np.ndarray:
-    """Draws the figure as saving does, twice, so that the layout has settled; returns its pixels."""
-    canvas = FigureCanvasAgg(figure_of(axes))
-    canvas.draw()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())
-
-
 def own(made: SimilarityMatrix, **keywords: Any) -> Axes:
     """The heatmap in a figure of its own that no window knows."""
-    return heatmap(made, ax=_prepare(Figure(), made).add_subplot(), **keywords)
+    return heatmap(made, ax=prepare(Figure(), made).add_subplot(), **keywords)
 
 
 def bar(axes: Axes) -> Colorbar | None:
@@ -94,31 +68,6 @@ def cells(axes: Axes) -> np.ma.MaskedArray:
     array = axes.collections[0].get_array()
     assert array is not None
     return np.ma.asarray(array)
-
-
-def written(axis: Axis) -> list[tuple[float, Text]]:
-    """Tick labels inside the view, with the places they stand at, in ascending order."""
-    low, high = sorted(axis.get_view_interval())
-    pairs = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-    return sorted((float(at), text) for at, text in pairs if text.get_text() and low <= at <= high)
-
-
-def texts(figure: Figure) -> list[Text]:
-    """Every text that is seen."""
-    found = []
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        if text.get_visible() and text.get_text():
-            found.append(text)
-    # Tick labels that stand outside the view exist and are not drawn.
-    hidden = set()
-    for axes in figure.findobj(Axes):
-        assert isinstance(axes, Axes)
-        for axis in (axes.xaxis, axes.yaxis):
-            seen = {id(text) for _, text in written(axis)}
-            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
-            hidden |= {id(t) for tick in ticks for t in (tick.label1, tick.label2) if id(t) not in seen}
-    return [text for text in found if id(text) not in hidden]
 
 
 def short(name: str) -> str:
@@ -165,7 +114,7 @@ def test_without_axes_one_figure_is_made() -> None:
     before = plt.get_fignums()
     axes = heatmap(matrix())
     assert len(plt.get_fignums()) == len(before) + 1
-    assert tuple(figure_of(axes).get_size_inches()) == _figure_size(matrix())
+    assert tuple(figure_of(axes).get_size_inches()) == figure_size(matrix())
 
 
 def test_titles_name_the_measure_and_n_and_axes_the_networks() -> None:
@@ -314,13 +263,7 @@ def test_labels_name_their_cells_and_touch_nothing(r: int, c: int, long: bool) -
         boxes = [text.get_window_extent() for _, text in labels]
         for before, after in itertools.pairwise(boxes):
             assert before.x1 <= after.x0 if axis is axes.xaxis else before.y1 <= after.y0
-    box = figure_of(axes).bbox
-    for text in texts(figure_of(axes)):
-        seen = text.get_window_extent()
-        assert seen.x0 >= 0, text
-        assert seen.y0 >= 0, text
-        assert seen.x1 <= box.width, text
-        assert seen.y1 <= box.height, text
+    assert_inside(figure_of(axes))
 
 
 @pytest.mark.parametrize("count", [3, 18, 30, 60])
@@ -444,12 +387,7 @@ def test_texts_of_panels_stay_inside_the_figure_and_apart(layer_count: int, wind
     made = [matrix(layer_count, layer_count, row_model=name, col_model=name) for _ in range(5)]
     axes = panels(made, figure=None if window else Figure())
     drawn(axes[0])
-    box = figure_of(axes[0]).bbox
-    for text in texts(figure_of(axes[0])):
-        seen = text.get_window_extent()
-        assert min(seen.x0, seen.y0) >= 0, text
-        assert seen.x1 <= box.width, text
-        assert seen.y1 <= box.height, text
+    assert_inside(figure_of(axes[0]))
     for a in axes:
         for axis in (a.xaxis, a.yaxis):
             boxes = [text.get_window_extent() for _, text in written(axis)]
@@ -585,12 +523,7 @@ def test_labels_of_a_curve_touch_nothing(count: int, long: bool) -> None:
     boxes = [text.get_window_extent() for _, text in labels]
     for before, after in itertools.pairwise(boxes):
         assert before.x1 <= after.x0
-    box = figure_of(axes).bbox
-    for text in texts(figure_of(axes)):
-        seen = text.get_window_extent()
-        assert min(seen.x0, seen.y0) >= 0, text
-        assert seen.x1 <= box.width, text
-        assert seen.y1 <= box.height, text
+    assert_inside(figure_of(axes))
 
 
 def test_curves_use_the_axes_given_or_make_one_figure() -> None:

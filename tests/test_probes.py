@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from repsim.probes import DEFAULT_PENALTY, DEFAULT_TOL, LayerProbes, fit_probes, stratified_folds
+from repsim.folds import stratified_folds
+from repsim.probes import DEFAULT_PENALTY, DEFAULT_TOL, LayerProbes, fit_probes
 from tests.oracles import td as oracle
 
 

@@ -1,7 +1,9 @@
 """Transferred Discrepancy against scikit-learn's heads, its closed forms, and what it refuses."""
 
+import dataclasses
 import re
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ import torch
 
 import repsim
 from repsim import Activations, CautionWarning, SimilarityMatrix
-from repsim.metrics import TD
-from repsim.metrics.transferred import Answers, wilson
+from repsim.metrics import TD, Cross
+from repsim.metrics._heads import Fit
+from repsim.metrics._intervals import wilson
+from repsim.metrics.transferred import Answers
 from repsim.probes import DEFAULT_PENALTY
 from tests.oracles import td as oracle
 
@@ -37,8 +41,16 @@ def compare(
 
 def answers(predicted: np.ndarray, labels: np.ndarray, classes: int) -> Answers:
     """A layer whose heads gave these answers."""
-    right = torch.tensor(predicted == labels)
-    return Answers(torch.tensor(predicted), right, classes, 1e-9, 1e-12, 5, True, False)
+    given, true = torch.tensor(predicted), torch.tensor(labels)
+    nobody = given.new_empty(0, len(given))
+    return Answers(
+        torch.arange(len(given)), true, given, nobody, torch.arange(classes), Fit(1e-9, 1e-12, 5, True, False)
+    )
+
+
+def cross(rows: Sequence[Answers], cols: Sequence[Answers]) -> Cross:
+    """What TD makes of answers that no probe was resampled for."""
+    return TD(resamples=0).cross(rows, cols)
 
 
 # n, classes, widths of the rows, widths of the columns
@@ -128,14 +140,14 @@ def test_seeds_give_other_folds_and_the_same_seed_the_same() -> None:
 def test_equal_answers_and_answers_that_are_all_shifted() -> None:
     y = task(40, 4)
     a, b = answers(y, y, 4), answers((y + 1) % 4, y, 4)
-    np.testing.assert_array_equal(TD().cross([a, b], [a, b]).values, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(cross([a, b], [a, b]).values, [[0, 1], [1, 0]])
 
 
 def test_hand_counted_answers() -> None:
     """Four rows: the heads differ on the last two, and are right on 3 and 2 of the 4."""
     y = np.array([0, 1, 2, 0])
     a, b = answers(np.array([0, 1, 2, 1]), y, 3), answers(np.array([0, 1, 0, 2]), y, 3)
-    found = TD().cross([a], [b])
+    found = cross([a], [b])
     independent = 1 - 0.75 * 0.5 - 0.25 * 0.5 / 2
     expected = {
         "accuracy_row": 0.75,
@@ -157,7 +169,7 @@ def test_bounds_and_triangle_on_random_answers() -> None:
     rng = np.random.default_rng(0)
     y = task(60, 3)
     heads = [answers(np.where(rng.random(60) < share, y, rng.integers(0, 3, 60)), y, 3) for share in rng.random(8)]
-    found = TD().cross(heads, heads)
+    found = cross(heads, heads)
     d = found.values.numpy()
     accuracy = np.array([h.accuracy for h in heads])
     lower = np.abs(accuracy[:, None] - accuracy)
@@ -173,7 +185,7 @@ def test_two_classes_differ_where_exactly_one_head_is_right() -> None:
     rng = np.random.default_rng(0)
     y = task(60, 2)
     a, b = (answers(rng.integers(0, 2, 60), y, 2) for _ in range(2))
-    assert TD().cross([a], [b]).values.item() == (a.right != b.right).double().mean().item()
+    assert cross([a], [b]).values.item() == (a.right != b.right).double().mean().item()
 
 
 def test_independent_and_evenly_spread_errors_have_ratio_one() -> None:
@@ -181,14 +193,14 @@ def test_independent_and_evenly_spread_errors_have_ratio_one() -> None:
     n, k = 200_000, 5
     y = rng.integers(0, k, n)
     heads = [answers(np.where(rng.random(n) < right, y, (y + rng.integers(1, k, n)) % k), y, k) for right in (0.9, 0.6)]
-    found = TD().cross(heads[:1], heads[1:])
+    found = cross(heads[:1], heads[1:])
     assert found.details["independent"].item() == pytest.approx(1 - 0.54 - 0.04 / 4, abs=0.005)
     assert found.details["td_ratio"].item() == pytest.approx(1, abs=0.01)
 
 
 def test_two_perfect_heads_have_no_ratio() -> None:
     y = task(40, 4)
-    found = TD().cross([answers(y, y, 4)], [answers(y, y, 4)])
+    found = cross([answers(y, y, 4)], [answers(y, y, 4)])
     assert found.values.item() == 0
     assert np.isnan(found.details["td_ratio"].item())
     assert found.reasons == {}
@@ -197,9 +209,9 @@ def test_two_perfect_heads_have_no_ratio() -> None:
 def test_answers_that_contradict_their_accuracies_are_refused() -> None:
     y = task(40, 4)
     a = answers(y, y, 4)
-    misaligned = Answers(a.predicted.roll(1), a.right, 4, 0, 0, 0, True, False)
+    misaligned = dataclasses.replace(a, predicted=a.predicted.roll(1), labels=a.labels.roll(1))
     with pytest.raises(RuntimeError, match="misaligned") as caught:
-        TD().cross([a], [misaligned])
+        cross([a], [misaligned])
     assert str(caught.value) == "TD: answers and accuracies contradict each other; rows are misaligned. Report this."
 
 
@@ -242,8 +254,8 @@ def test_heads_that_did_not_converge_give_no_number() -> None:
 def test_one_head_that_did_not_converge_takes_only_its_own_cells() -> None:
     y = task(40, 4)
     fine = answers(y, y, 4)
-    stuck = Answers(fine.predicted, fine.right, 4, 0.012, 0.3, 77, False, False)
-    found = TD().cross([fine, stuck], [stuck, fine])
+    stuck = dataclasses.replace(fine, fit=Fit(0.012, 0.3, 77, False, False))
+    found = cross([fine, stuck], [stuck, fine])
     np.testing.assert_array_equal(found.values, [[np.nan, 0], [np.nan, np.nan]])
     text = "a probe of the {} layer did not converge: gradient norm 1.2e-02 after 77 steps, 1e-05 needed; {}"
     row, column = (text.format(side, "raise max_iter or tol") for side in ("row", "column"))
@@ -350,7 +362,7 @@ REFUSED: dict[str, tuple[np.ndarray | None, str | TD, str]] = {
     "rows of one class": (
         np.arange(12) % 2,
         TD(fit_rows=(0, 2, 4)),
-        "fit_probes: training rows must hold every class; got none of class 1 in fold 0 of 'task'. "
+        "fit_probes: training rows must hold every class; got none of class 1 in fold 0 of 'labels'. "
         "Number the classes 0..k-1 without gaps and mark training rows of every class.",
     ),
     "no penalty": (

@@ -11,7 +11,7 @@ import pkgutil
 from typing import Any
 
 from repsim._checks import did_you_mean, message
-from repsim.metrics._base import Cross, Metric
+from repsim.metrics._base import Cross, Metric, TaskMetric
 
 #: Every measure by name.
 METRICS: dict[str, Metric] = {}
@@ -23,7 +23,7 @@ for _info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
         for _metric in _module.METRICS.values():
             globals()[type(_metric).__name__] = type(_metric)
 
-__all__ = ["METRICS", "Cross", "Metric", "get_metric", "metric_name"]
+__all__ = ["METRICS", "Cross", "Metric", "TaskMetric", "get_metric", "metric_name"]
 
 
 def get_metric(metric: str | Metric) -> Metric:

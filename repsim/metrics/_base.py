@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from repsim._checks import message
+
 Invariance = Literal["orthogonal", "scale", "shift", "invertible"]
 
 
@@ -101,7 +103,8 @@ class Metric(ABC):
     def permuted(self, states: Sequence[Any], order: Int[Tensor, " n"]) -> list[Any] | None:
         """What `prepare` would give for rows in another order, without preparing anew.
 
-        None, as here, where the algebra offers nothing cheaper than preparing the permuted rows.
+        Measures of answers to a task permute them within each class. None, as here, where the algebra offers nothing
+        cheaper than preparing the permuted rows.
         """
         return None
 
@@ -122,6 +125,33 @@ class Metric(ABC):
             is right and nothing cheaper is known.
         """
         return None
+
+
+class TaskMetric(Metric):
+    """A measure that needs a downstream task; several tasks are prepared in one call."""
+
+    needs_labels: ClassVar[bool] = True
+
+    @abstractmethod
+    def prepare_tasks(
+        self, layers: Sequence[Float[Tensor, "n _p"]], tasks: Mapping[str, Tensor]
+    ) -> dict[str, list[Any]]:
+        """As `prepare`, for several tasks at once.
+
+        Args:
+            layers: As for `prepare`.
+            tasks: Name -> (n,) class indices, `repsim.tasks.ABSENT` where a sample has no part in the task; a measure
+                of regressions also takes (n,) or (n, t) floating-point targets.
+
+        Returns:
+            Task -> one state per layer.
+        """
+
+    def prepare(self, layers: Sequence[Tensor], labels: Tensor | None) -> list[Any]:
+        if labels is None:
+            advice = "Give the activations labels: extract on an ImageSet, or from_arrays(..., labels=y)"
+            raise ValueError(message(type(self).__name__, "a downstream task is needed", "no labels", advice))
+        return self.prepare_tasks(layers, {"labels": labels})["labels"]
 
 
 CONSTANT = "constant features: every sample has the same row"

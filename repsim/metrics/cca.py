@@ -1,7 +1,6 @@
 """The CCA family: do the two layers span the same directions, whatever their variances?"""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,31 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repsim._progress import progress_bar
-from repsim.metrics._base import Cross, Invariance, Metric, constant_reasons, pairs
-
-
-@dataclass(frozen=True, eq=False)
-class Subspace:
-    """A layer's centred column space: X = U diag(s) Vᵀ, cut to its numerical rank or to a share of its variance.
-
-    Attributes:
-        basis: (n, r) float64 orthonormal U.
-        coordinates: (r, p) diag(s) Vᵀ, what the features are in that basis; empty where no measure asks for it.
-        constant: The layer had no spread; r is 0.
-    """
-
-    basis: Float[Tensor, "n r"]
-    coordinates: Float[Tensor, "r p"]
-    constant: bool
-
-    @property
-    def rank(self) -> int:
-        return self.basis.shape[1]
+from repsim._spectrum import Spectrum, spectra
+from repsim.metrics._base import Invariance, pairs
+from repsim.metrics._spectral import SpectralMetric, few_samples
 
 
 @dataclass(frozen=True)
-class CCA(Metric):
+class CCA(SpectralMetric):
     """Canonical correlations ρ₁ ≥ ρ₂ ≥ … of two layers, summed up in one number.
 
     ρ are the singular values of U₁ᵀU₂ for orthonormal bases of the centred layers, r₁ and r₂ their ranks:
@@ -51,8 +32,8 @@ class CCA(Metric):
         Raghu, Bengio 2018, arXiv 1806.05759, equation 2.
 
     Cost:
-        One QR and one SVD per layer in float64, n p² + p³ for p <= n; per pair n r₁ r₂ and, but for "r2", the
-        singular values of an r₁ × r₂ matrix. Memory: n r float64 per layer.
+        One float64 decomposition per layer, n p² + p³ for p <= n; per pair n r₁ r₂ and, but for "r2", the
+        singular values of an r₁ × r₂ matrix. Memory: n r per layer.
     """
 
     summary: Literal["mean", "r2", "pwcca"] = "mean"
@@ -60,7 +41,7 @@ class CCA(Metric):
 
     kind: ClassVar = "similarity"
     self_value: ClassVar = 1.0
-    cost: ClassVar = "one float64 QR + SVD per layer; per pair n·r·r and an r × r SVD"
+    cost: ClassVar = "one decomposition per layer; per pair n·r·r and an r × r SVD"
 
     def __post_init__(self) -> None:
         if self.summary not in ("mean", "r2", "pwcca"):
@@ -107,84 +88,23 @@ class CCA(Metric):
         always: frozenset[Invariance] = frozenset({"orthogonal", "scale", "shift"})
         return frozenset({*always, "invertible"}) if self.variance == 1 else always
 
-    def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[Subspace]:
-        states = []
-        with progress_bar(len(layers), "bases", "layer") as bar:
-            for x in layers:
-                states.append(_subspace(x, self.variance, self.summary == "pwcca"))
-                bar.update()
-        return states
+    def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[Spectrum]:
+        return spectra(layers, variance=self.variance, coordinates=self.summary == "pwcca")
 
-    def cross(self, rows: Sequence[Subspace], cols: Sequence[Subspace]) -> Cross:
-        n = len(rows[0].basis)
-        values = torch.full((len(rows), len(cols)), math.nan, dtype=torch.float64)
-        every = torch.cat([c.basis for c in cols], 1)
-        same = self.symmetric and rows is cols
-        with progress_bar(len(rows) * len(cols), "canonical correlations", "pair") as bar:
-            for i, row in enumerate(rows):
-                blocks = (row.basis.T @ every).split([c.rank for c in cols], 1)
-                for j, block in enumerate(blocks):
-                    if not (row.constant or cols[j].constant):
-                        values[i, j] = values[j, i] if same and j < i else self._summarise(block, row)
-                bar.update(len(cols))
-        details = {
-            "rank_row": pairs(rows, cols, lambda a, b: a.rank),
-            "rank_col": pairs(rows, cols, lambda a, b: b.rank),
-            "chance_mean_rho2": pairs(rows, cols, lambda a, b: min(1.0, max(a.rank, b.rank) / (n - 1))),
-        }
-        cautions = []
-        largest = max(s.rank for s in [*rows, *cols])
-        if n < 10 * largest:
-            cautions.append(
-                f"n = {n} samples are fewer than 10 times the largest rank, {largest}: unrelated layers would reach a "
-                f"mean ρ² of {min(1.0, largest / (n - 1)):.2f}. Use more samples, pooled features or debiased CKA"
-            )
-        return Cross(values, details, constant_reasons(rows, cols), tuple(cautions))
-
-    def _summarise(self, block: Float[Tensor, "r q"], row: Subspace) -> Tensor:
-        count = min(block.shape)
+    def pair(self, products: Float[Tensor, "r q"], row: Spectrum, col: Spectrum) -> Tensor:
+        count = min(products.shape)
         if self.summary == "r2":
-            return block.square().sum() / count
+            return products.square().sum() / count
         if self.summary == "mean":
-            return torch.linalg.svdvals(block).clamp_max(1).sum() / count
-        left, rho, _ = torch.linalg.svd(block, full_matrices=False)
+            return torch.linalg.svdvals(products).clamp_max(1).sum() / count
+        left, rho, _ = torch.linalg.svd(products, full_matrices=False)
         weight = (left.T @ row.coordinates).abs().sum(1)
         return (weight * rho.clamp_max(1)).sum() / weight.sum()
 
-
-def _subspace(x: Float[Tensor, "n p"], variance: float, coordinates: bool) -> Subspace:
-    """Basis by QR and SVD in float64: a covariance would square the condition number."""
-    n, p = x.shape
-    centred = x.double()
-    centred = centred / centred.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # squares overflow sooner
-    level = torch.linalg.vector_norm(centred)
-    centred = centred - centred[0]
-    centred -= centred.mean(0)
-    spread = centred.abs().amax()
-    constant = bool(torch.linalg.vector_norm(centred) <= max(1e-12, torch.finfo(x.dtype).eps / 2) * level)
-    empty = centred.new_zeros(0, 0)
-    if constant:
-        return Subspace(centred.new_zeros(n, 0), empty, True)
-    centred /= spread
-    if p <= n:
-        q, r = torch.linalg.qr(centred)
-        left, s, right = torch.linalg.svd(r, full_matrices=False)
-        basis = q @ left
-    else:
-        _, r = torch.linalg.qr(centred.T, mode="r")
-        basis, s, _ = torch.linalg.svd(r.T, full_matrices=False)
-        right = None
-    # Directions below the rounding of the features' own type, which is at the size of the features with their mean,
-    # are noise of that type, not features.
-    eps = torch.finfo(x.dtype).eps
-    keep = int((s > torch.maximum(max(1e-10, eps) * s[0], eps * level / spread)).sum())
-    if variance < 1:
-        share = s.square().cumsum(0) / s.square().sum()
-        keep = min(keep, int((share < variance).sum()) + 1)
-    basis = basis[:, :keep].contiguous()
-    if not coordinates:
-        return Subspace(basis, empty, False)
-    return Subspace(basis, basis.T @ centred if right is None else s[:keep, None] * right[:keep], False)
+    def beside(self, rows: Sequence[Spectrum], cols: Sequence[Spectrum]) -> tuple[Mapping[str, Tensor], list[str]]:
+        n = rows[0].n
+        chance = pairs(rows, cols, lambda a, b: min(1.0, max(a.rank, b.rank) / (n - 1)))
+        return {"chance_mean_rho2": chance}, few_samples(rows, cols, "a mean ρ²")
 
 
 METRICS = {

@@ -1,17 +1,27 @@
 """Transferred Discrepancy: would a downstream task be answered differently from the two layers?"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from repsim._checks import check_labels, message
-from repsim.metrics._base import CONSTANT, Cross, Invariance, Metric, pairs
-from repsim.probes import DEFAULT_PENALTY, DEFAULT_TOL, fit_probes, stratified_folds
+from repsim._checks import message
+from repsim.metrics._base import Cross, pairs
+from repsim.metrics._heads import (
+    Fit,
+    HeldOut,
+    SoftmaxHeads,
+    certificates,
+    no_number,
+    weighted_means,
+    within_classes,
+    without_numbers,
+)
+from repsim.metrics._intervals import wilson
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,71 +29,77 @@ class Answers:
     """A layer's held-out answers to the task.
 
     Attributes:
-        predicted: (m,) class that the probe gives to each held-out row.
-        right: (m,) whether it is the label.
-        classes: How many classes the task has.
-        gradient_norm: Largest of the layer's probes, from float64.
-        gap: Largest bound on loss minus optimum.
-        iterations: Most steps.
-        converged: All probes reached the tolerance.
-        constant: The layer had the same row for every sample.
+        rows: (m,) numbers of the rows that are answered.
+        labels: (m,) class of each, 0..k-1.
+        predicted: (m,) class that the probe gives.
+        resampled: (s, m) the same by probes fitted on bootstrap resamples.
+        classes: (k,) what the task calls its classes.
+        fit: What is known of the probes.
     """
 
+    rows: Int[Tensor, " m"]
+    labels: Int[Tensor, " m"]
     predicted: Int[Tensor, " m"]
-    right: Bool[Tensor, " m"]
-    classes: int
-    gradient_norm: float
-    gap: float
-    iterations: int
-    converged: bool
-    constant: bool
+    resampled: Int[Tensor, "s m"]
+    classes: Int[Tensor, " k"]
+    fit: Fit
+
+    @property
+    def right(self) -> Bool[Tensor, " m"]:
+        return self.predicted == self.labels
 
     @property
     def accuracy(self) -> float:
         return float(self.right.double().mean())
 
+    @property
+    def confusion(self) -> Float[Tensor, "k k"]:
+        """Share of rows of each class (rows) that get each answer (columns)."""
+        k = len(self.classes)
+        return torch.bincount(self.labels * k + self.predicted, minlength=k * k).view(k, k).double() / len(self.labels)
+
+    @classmethod
+    def of(cls, held: HeldOut) -> "Answers":
+        return cls(held.rows, held.labels, held.logits.argmax(1), held.resampled.argmax(2), held.classes, held.fit)
+
 
 @dataclass(frozen=True)
-class TD(Metric):
+class TD(SoftmaxHeads):
     """Transferred Discrepancy for classification, as defined here.
 
     The same linear head is fitted on each layer for the same labels and the same rows; TD is the share of
     held-out rows that the two heads answer differently. Most of a raw TD is set by the two accuracies, so they
-    stand beside it, with the bounds |a − b| ≤ TD ≤ min(1, 2 − a − b) they imply, a 95 % Wilson interval over the
-    held-out rows, and `td_ratio`: TD divided by what independent, evenly spread errors of the same accuracies
-    would give, 1 − ab − (1 − a)(1 − b)/(k − 1).
+    stand beside it with what corrects for them, and a noise floor: how often two heads on one and the same layer
+    differ when they are fitted on different bootstrap resamples of the rows. docs/td.md defines every detail.
 
     Args:
-        seed: Of the folds.
+        seed: Of the folds and the resamples.
         folds: Stratified cross-fitting: each row is answered by the head that did not see it.
         fit_rows: Instead of folds, the row numbers to fit on; all others are answered.
         penalty: λ of the heads, for features of mean row norm² 1 on the fitting rows.
         tol: Gradient norm that a head must reach, checked in float64. A TD of heads that did not is NaN.
         max_iter: Steps per head and precision.
+        resamples: Bootstrap resamples per fold for the noise floor, at least 2; 0 leaves it out.
+        per_class: Add the TD among the rows of each class as details `td_class_LABEL`.
 
     Source:
         The idea: Feng, Zhai, He, Wang, Dong 2020, arXiv 2007.12446. The normalisation, the head and the
         protocol are this project's own, described in docs/td.md.
 
     Cost:
-        r + c layers of probes (see `fit_probes`), then counting: r c m comparisons.
+        r + c layers of probes, folds · (1 + resamples) each (see `fit_probes`), then counting: r c m comparisons.
     """
 
-    seed: int = 0
-    folds: int = 5
-    fit_rows: tuple[int, ...] | None = None
-    penalty: float = DEFAULT_PENALTY
-    tol: float = DEFAULT_TOL
-    max_iter: int = 2000
+    resamples: int = 2
+    per_class: bool = False
 
-    kind: ClassVar = "distance"
-    self_value: ClassVar = 0.0
-    needs_labels: ClassVar = True
     cost: ClassVar = "one batch of linear probes per layer; pairs are counted"
 
     def __post_init__(self) -> None:
-        if self.fit_rows is not None:
-            object.__setattr__(self, "fit_rows", tuple(int(i) for i in self.fit_rows))
+        super().__post_init__()
+        if not isinstance(self.resamples, int) or self.resamples < 0 or self.resamples == 1:
+            advice = "A floor compares at least two heads of one layer"
+            raise ValueError(message("TD", "resamples must be 0 or a whole number >= 2", repr(self.resamples), advice))
 
     @property
     def title(self) -> str:
@@ -101,53 +117,17 @@ class TD(Metric):
     def bounds(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    @property
-    def invariances(self) -> frozenset[Invariance]:
-        return frozenset({"orthogonal", "scale", "shift"})
-
-    def prepare(self, layers: Sequence[Tensor], labels: Tensor | None) -> list[Answers]:
-        if labels is None:
-            advice = "Give the activations labels: extract on an ImageSet, or from_arrays(..., labels=y)"
-            raise ValueError(message("TD", "a downstream task is needed", "no labels", advice))
-        check_labels("TD", labels, len(layers[0]))
-        # Class names are arbitrary numbers; heads are counted 0..k-1.
-        known, y = labels.cpu().unique(return_inverse=True)
-        train = self._train(labels.cpu())
-        held = ~train.all(0) if self.fit_rows is None else ~train[0]
-        fitted = fit_probes(layers, {"task": y}, train, penalties=(self.penalty,), tol=self.tol, max_iter=self.max_iter)
-        found = []
-        for probes in fitted:
-            predicted = probes.heldout["task"][0].cpu()[held].argmax(1)
-            c = probes.certificates["task"]
-            found.append(
-                Answers(
-                    predicted,
-                    predicted == y[held],
-                    len(known),
-                    float(c.gradient_norm.max()),
-                    float(c.gap.max()),
-                    int(c.iterations.max()),
-                    bool(c.converged.all()),
-                    probes.constant,
-                )
-            )
-        return found
+    def prepare_tasks(self, layers: Sequence[Tensor], tasks: Mapping[str, Tensor]) -> dict[str, list[Answers]]:
+        held = self.held_out(layers, tasks, self.resamples)
+        return {task: [Answers.of(h) for h in found] for task, found in held.items()}
 
     def cross(self, rows: Sequence[Answers], cols: Sequence[Answers]) -> Cross:
-        m, k = len(rows[0].predicted), rows[0].classes
-        right = torch.stack([c.predicted for c in cols])
-        values = torch.stack([(right != a.predicted).double().mean(1) for a in rows])
-        reasons = {}
-        for i, a in enumerate(rows):
-            for j, b in enumerate(cols):
-                reason = _no_number(a, b, self.tol)
-                if reason:
-                    reasons[i, j] = reason
+        m, labels = len(rows[0].rows), rows[0].labels
+        values = _differ([a.predicted for a in rows], [b.predicted for b in cols])
         lower = pairs(rows, cols, lambda a, b: abs(a.accuracy - b.accuracy))
         upper = pairs(rows, cols, lambda a, b: min(1.0, 2 - a.accuracy - b.accuracy))
         if bool(((values < lower - 1e-9) | (values > upper + 1e-9)).any()):
             raise RuntimeError("TD: answers and accuracies contradict each other; rows are misaligned. Report this.")
-        independent = pairs(rows, cols, lambda a, b: _independent(a.accuracy, b.accuracy, k))
         low, high = wilson(values, m)
         details = {
             "accuracy_row": pairs(rows, cols, lambda a, b: a.accuracy),
@@ -156,62 +136,93 @@ class TD(Metric):
             "upper_bound": upper,
             "ci_low": low,
             "ci_high": high,
-            "independent": independent,
-            "td_ratio": values / independent,
-            "n_heldout": torch.full_like(values, m),
-            "classes": torch.full_like(values, k),
-            "gradient_norm": pairs(rows, cols, lambda a, b: max(a.gradient_norm, b.gradient_norm)),
-            "gap_bound": pairs(rows, cols, lambda a, b: max(a.gap, b.gap)),
-            "iterations": pairs(rows, cols, lambda a, b: max(a.iterations, b.iterations)),
-            "converged": pairs(rows, cols, lambda a, b: a.converged and b.converged),
+            **_corrected(values, lower, upper, rows, cols),
+            **(_floor(rows, cols) if self.resamples else {}),
         }
-        for cell in reasons:
-            for name in ("ci_low", "ci_high", "td_ratio"):
-                details[name][cell] = math.nan
-            values[cell] = math.nan
-        return Cross(values, details, reasons)
+        if self.per_class:
+            for c, label in enumerate(rows[0].classes.tolist()):
+                here = labels == c
+                parts = [[a.predicted[here] for a in side] for side in (rows, cols)]
+                details[f"td_class_{label}"] = (
+                    _differ(*parts) if bool(here.any()) else torch.full_like(values, math.nan)
+                )
+        fits = [a.fit for a in rows], [b.fit for b in cols]
+        beside = {
+            "n_heldout": torch.full_like(values, m),
+            "classes": torch.full_like(values, len(rows[0].classes)),
+            **certificates(*fits),
+        }
+        reasons = no_number(*fits, self.tol)
+        without_numbers(values, details, reasons, ("accuracy_row", "accuracy_col", "lower_bound", "upper_bound"))
+        return Cross(values, {**details, **beside}, reasons)
 
-    def _train(self, labels: Tensor) -> Bool[Tensor, "f n"]:
-        if self.fit_rows is None:
-            return stratified_folds(labels, self.folds, self.seed)
-        n = len(labels)
-        rows = torch.tensor(self.fit_rows)
-        if len(rows) == 0 or int(rows.min()) < 0 or int(rows.max()) >= n:
-            got = f"{len(rows)} rows" + (f" from {int(rows.min())} to {int(rows.max())}" if len(rows) else "")
-            raise ValueError(message("TD", f"fit_rows must be row numbers 0..{n - 1}", got, "Mark rows of this set"))
-        train = torch.zeros(1, n, dtype=torch.bool)
-        train[0, rows] = True
-        return train
+    def permuted(self, states: Sequence[Answers], order: Int[Tensor, " n"]) -> list[Answers]:
+        keys = order[states[0].rows]
+        within = within_classes(states[0].labels, keys)
+        return [replace(s, predicted=s.predicted[within], resampled=s.resampled[:, within]) for s in states]
 
-
-def wilson(share: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """Wilson's 95 % interval for a share of m independent rows: (low, high), each in [0, 1].
-
-    Source:
-        Wilson 1927, J. Am. Stat. Assoc. 22. It covers the sampling of test rows only, not of networks or fits.
-    """
-    z2 = 1.959963984540054**2
-    centre = (share + z2 / (2 * m)) / (1 + z2 / m)
-    half = (z2 * (share * (1 - share) / m + z2 / (4 * m * m))).sqrt() / (1 + z2 / m)
-    # At 0 and 1 the ends are exact; rounding must not push them past.
-    return torch.where(share > 0, centre - half, 0.0), torch.where(share < 1, centre + half, 1.0)
-
-
-def _independent(a: float, b: float, k: int) -> float:
-    """Disagreement of two answerers of accuracies a and b whose errors are independent and evenly spread; NaN for 0."""
-    return 1 - a * b - (1 - a) * (1 - b) / (k - 1) or math.nan
+    def bootstrapped(
+        self, rows: Sequence[Answers], cols: Sequence[Answers], counts: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b r c"]:
+        every = torch.stack([b.predicted for b in cols])
+        values = weighted_means((every != a.predicted for a in rows), counts[:, rows[0].rows])
+        for i, j in no_number([a.fit for a in rows], [b.fit for b in cols], self.tol):
+            values[:, i, j] = math.nan
+        return values
 
 
-def _no_number(a: Answers, b: Answers, tol: float) -> str | None:
-    for side, answers in (("row", a), ("column", b)):
-        if answers.constant:
-            return f"the {side} layer has {CONSTANT}"
-        if not answers.converged:
-            return (
-                f"a probe of the {side} layer did not converge: gradient norm {answers.gradient_norm:.1e} after "
-                f"{answers.iterations} steps, {tol:.0e} needed; raise max_iter or tol"
-            )
-    return None
+def _differ(rows: Sequence[Tensor], cols: Sequence[Tensor]) -> Float[Tensor, "r c"]:
+    every = torch.stack(list(cols))
+    return torch.stack([(every != a).double().mean(1) for a in rows])
+
+
+def _corrected(
+    td: Tensor, lower: Tensor, upper: Tensor, rows: Sequence[Answers], cols: Sequence[Answers]
+) -> dict[str, Tensor]:
+    """TD beside what the two accuracies, the answers' frequencies and the confusion matrices alone would give."""
+    k = len(rows[0].classes)
+    confusion = {id(a): a.confusion for a in [*rows, *cols]}
+    a, b = (torch.tensor([s.accuracy for s in side], dtype=torch.float64) for side in (rows, cols))
+    a, b = a[:, None], b[None, :]
+    independent = 1 - a * b - (1 - a) * (1 - b) / (k - 1)
+    both = _differ([s.right for s in rows], [s.right for s in cols])  # exactly one of the two is right
+    chance_alike = a * b + (1 - a) * (1 - b)
+    same = pairs(rows, cols, lambda x, y: confusion[id(x)].sum(0) @ confusion[id(y)].sum(0))
+
+    def from_confusion(x: Answers, y: Answers) -> float:
+        share = confusion[id(x)].sum(1)  # of each class among the rows; a class without rows adds nothing
+        alike = (confusion[id(x)] * confusion[id(y)]).sum(1) / share.where(share > 0, torch.ones_like(share))
+        return float(1 - alike.sum())
+
+    return {
+        "independent": _or_nan(independent),
+        "td_ratio": td / _or_nan(independent),
+        "td_minmax": (td - lower) / _or_nan(upper - lower),
+        "kappa": (1 - td - same) / _or_nan(1 - same),
+        "error_consistency": (1 - both - chance_alike) / _or_nan(1 - chance_alike),
+        "confusion_expected": pairs(rows, cols, from_confusion),
+    }
+
+
+def _or_nan(x: Tensor) -> Tensor:
+    """A denominator; NaN where it is zero to rounding, so that 0/0 is no number."""
+    return x.where(x > 1e-12, math.nan)
+
+
+def _floor(rows: Sequence[Answers], cols: Sequence[Answers]) -> dict[str, Tensor]:
+    """How often heads fitted on different resamples differ: on one layer (the floor), and between the two."""
+    s = len(rows[0].resampled)
+    others = [(i, j) for i in range(s) for j in range(s) if i != j]
+    floors = [
+        torch.stack(
+            [torch.stack([(a.resampled[i] != a.resampled[j]).double().mean() for i, j in others]).mean() for a in side]
+        )
+        for side in (rows, cols)
+    ]
+    between = [_differ([a.resampled[i] for a in rows], [b.resampled[j] for b in cols]) for i, j in others]
+    td_boot = torch.stack(between).mean(0)
+    row, col = floors[0][:, None].expand_as(td_boot), floors[1][None, :].expand_as(td_boot)
+    return {"floor_row": row.clone(), "floor_col": col.clone(), "td_boot": td_boot, "excess": td_boot - (row + col) / 2}
 
 
 METRICS = {"td": TD()}

@@ -1,4 +1,4 @@
-"""Linear heads by scikit-learn, and the disagreement of what they answer."""
+"""Linear heads by scikit-learn and by normal equations, and the disagreement of what they answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,11 @@ def scale(x: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def fit(x: np.ndarray, labels: np.ndarray, train: np.ndarray, penalty: float) -> Head:
-    """Mean cross-entropy + ½ λ ‖W‖² on training rows centred and divided by one number, both theirs alone."""
+    """Mean cross-entropy + ½ λ ‖W‖² on training rows centred and divided by one number, both theirs alone.
+
+    Args:
+        train: A mask, or row numbers in which a row may come more than once.
+    """
     x = np.asarray(x, dtype=np.float64)[train]
     mean, s = scale(x)
     k, n = int(labels.max()) + 1, len(x)
@@ -79,3 +83,83 @@ def td(x: np.ndarray, y: np.ndarray, labels: np.ndarray, train: Sequence[np.ndar
     """The share of held-out rows that the heads on x and on y answer differently."""
     a, b = answers(x, labels, train, penalty), answers(y, labels, train, penalty)
     return float(np.mean(a[a >= 0] != b[a >= 0]))
+
+
+def probabilities(x: np.ndarray, labels: np.ndarray, train: Sequence[np.ndarray], penalty: float) -> np.ndarray:
+    """The class probabilities (n, k) of each held-out row by the head that did not see it; NaN for the others."""
+    found = np.full((len(labels), int(labels.max()) + 1), np.nan)
+    for mask in train:
+        found[~mask] = scipy.special.softmax(fit(x, labels, mask, penalty).logits(np.asarray(x)[~mask]), axis=1)
+    return found
+
+
+def jsd(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence in bits of each row: H((p + q) / 2) − (H(p) + H(q)) / 2."""
+
+    def entropy(rows: np.ndarray) -> np.ndarray:
+        return np.array([-sum(v * np.log2(v) for v in row if v > 0) for row in rows])
+
+    return entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+
+
+def tv(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Total variation of each row: the largest difference of probability over all sets of classes."""
+    return np.array([sum(max(a - b, 0) for a, b in zip(r, s, strict=True)) for r, s in zip(p, q, strict=True)])
+
+
+def ridge_predictions(x: np.ndarray, targets: np.ndarray, train: Sequence[np.ndarray], penalty: float) -> np.ndarray:
+    """Predictions (n, t) of each held-out row by the ridge head that did not see it; NaN for the others.
+
+    A head minimises mean squared error / 2 + ½ λ ‖w‖² with a free intercept, on training rows centred and divided by
+    one number: the first and second moments of these rows alone.
+    """
+    x = np.asarray(x, dtype=np.float64)
+    targets = np.asarray(targets, dtype=np.float64).reshape(len(x), -1)
+    found = np.full(targets.shape, np.nan)
+    for mask in train:
+        mean, s = scale(x[mask])
+        z, y, n = (x[mask] - mean) / s, targets[mask], int(mask.sum())
+        # As one least squares problem: rows of √(nλ) I stand for the penalty, and no square of z is formed.
+        left = np.vstack([z, np.sqrt(n * penalty) * np.eye(z.shape[1])])
+        right = np.vstack([y - y.mean(axis=0), np.zeros((z.shape[1], y.shape[1]))])
+        weights, *_ = np.linalg.lstsq(left, right, rcond=None)
+        found[~mask] = (x[~mask] - mean) / s @ weights + y.mean(axis=0)
+    return found
+
+
+def regression_td(a: np.ndarray, b: np.ndarray, targets: np.ndarray, normalize: str) -> float:
+    """From predictions with NaN where nothing was held out: 2 − 2 cos, or ‖a − b‖² / ‖y − ȳ‖², columns centred."""
+    held = ~np.isnan(a).any(axis=1)
+    y = np.asarray(targets, dtype=np.float64).reshape(len(a), -1)
+    a, b, y = (z[held] - z[held].mean(axis=0) for z in (a, b, y))
+    if normalize == "target":
+        return float(np.sum((a - b) ** 2) / np.sum(y**2))
+    return float(np.sum((a / np.linalg.norm(a) - b / np.linalg.norm(b)) ** 2))
+
+
+def kappa(a: np.ndarray, b: np.ndarray) -> float:
+    """Cohen's kappa of two sequences of answers, chance from their own frequencies; NaN where chance is certain."""
+    observed = np.mean(a == b)
+    chance = sum(np.mean(a == c) * np.mean(b == c) for c in np.union1d(a, b))
+    return float((observed - chance) / (1 - chance)) if chance < 1 else float("nan")
+
+
+def error_consistency(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> float:
+    """Geirhos et al. 2020: kappa of being right."""
+    return kappa(a == y, b == y)
+
+
+def confusion_expected(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> float:
+    """The mean disagreement over all ways to permute b's answers within the classes of y."""
+    total = 0.0
+    for label in np.unique(y):
+        mine, other = a[y == label], b[y == label]
+        total += sum(float(np.mean(other != answer)) for answer in mine)
+    return total / len(y)
+
+
+def minmax(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> float:
+    """Where the disagreement lies between the least and the most that the two accuracies allow; NaN for 0 / 0."""
+    m, p, q = len(y), int(np.sum(a == y)), int(np.sum(b == y))
+    low, high = abs(p - q), min(m, 2 * m - p - q)
+    return float((np.sum(a != b) - low) / (high - low)) if high > low else float("nan")

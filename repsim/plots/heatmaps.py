@@ -1,25 +1,20 @@
-"""Pictures of results: `SimilarityMatrix` in, matplotlib Axes out. Nothing here computes a similarity."""
+"""Matrices as colours: one, several side by side, and one as a figure of its own."""
 
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from repsim._checks import message
+from repsim.plots._style import TICK_POINTS, Limits, axis_points, check_set, colour_limits, short, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from repsim.similarity import SimilarityMatrix
-
-Limits = Literal["bounds", "data"] | tuple[float, float]
-
-#: Height of a tick label in points, and the room that a layer's name may take, in letters.
-_TICK_POINTS = 7.0
-_TICK_LETTERS = 22
 
 
 def heatmap(
@@ -57,7 +52,7 @@ def heatmap(
     if ax is None:
         import matplotlib.pyplot as plt
 
-        ax = _prepare(plt.figure(), matrix).add_subplot()
+        ax = prepare(plt.figure(), matrix).add_subplot()
     values = matrix.values
     hide = np.isnan(values)
     if mask:
@@ -65,7 +60,7 @@ def heatmap(
             got = f"{matrix.row_model} × {matrix.col_model}"
             raise ValueError(message("heatmap", "mask needs a symmetric matrix", got, "Leave mask out"))
         hide = hide | np.triu(np.ones_like(hide), 1).astype(bool)
-    low, high = _limits([matrix], limits)
+    low, high = colour_limits([matrix], limits)
     ax.set_facecolor("white")
     sns.heatmap(
         values,
@@ -89,8 +84,8 @@ def heatmap(
         spine.set_visible(True)
         spine.set_linewidth(0.6)
     _ticks(ax, matrix)
-    ax.set_xlabel(_short(matrix.col_model, int(_points(ax, 0) / 6)))
-    ax.set_ylabel(_short(matrix.row_model, int(_points(ax, 1) / 6)))
+    ax.set_xlabel(short(matrix.col_model, int(axis_points(ax, 0) / 6)))
+    ax.set_ylabel(short(matrix.row_model, int(axis_points(ax, 1) / 6)))
     ax.set_title(title if title is not None else f"{matrix.definition.title}  (n = {matrix.n:,})", fontsize=10)
     if colorbar:
         _colorbar(ax, [matrix], low, high)
@@ -120,7 +115,7 @@ def panels(
     Raises:
         ValueError: No matrix, or several metrics.
     """
-    _check_set("panels", matrices, titles)
+    check_set("panels", matrices, titles)
     across = min(columns, len(matrices))
     lines = math.ceil(len(matrices) / across)
     side = min(5.0, max(3.0, 12 / across))
@@ -130,12 +125,12 @@ def panels(
         figure = plt.figure()
     figure.set_size_inches(across * side + 0.8, lines * side * 0.98)
     figure.set_layout_engine("none")  # until all panels are there: seaborn draws while it works
-    low, high = _limits(matrices, limits)
+    low, high = colour_limits(matrices, limits)
     axes = []
     for k, matrix in enumerate(matrices):
         ax = figure.add_subplot(lines, across, k + 1)
-        letters = int(_points(ax, 0) / 6.5)
-        names = [_short(name, letters) for name in (matrix.row_model, matrix.col_model)]
+        letters = int(axis_points(ax, 0) / 6.5)
+        names = [short(name, letters) for name in (matrix.row_model, matrix.col_model)]
         label = titles[k] if titles is not None else textwrap.fill(" × ".join(names), max(letters, 2))
         axes.append(heatmap(matrix, ax=ax, limits=(low, high), title=label, colorbar=False))
     figure.set_layout_engine("compressed")
@@ -145,102 +140,27 @@ def panels(
     return axes
 
 
-def layer_curve(
-    *matrices: "SimilarityMatrix",
-    labels: Sequence[str] | None = None,
-    ax: "Axes | None" = None,
-    limits: Limits = "bounds",
-) -> "Axes":
-    """Draws the value of matched layers against depth: equal names, or else equal places.
-
-    Where the metric gives a 95 % interval (TD does) it is shaded.
-
-    Args:
-        matrices: One line each; all of one metric.
-        labels: One per line; None names the two networks.
-        ax: Where; None makes a figure.
-        limits: As for `heatmap`.
-
-    Returns:
-        The Axes.
-
-    Raises:
-        ValueError: No matrix, several metrics, or networks without matching layers.
-    """
-    _check_set("layer_curve", matrices, labels)
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.figure(figsize=(7, 4), layout="compressed").add_subplot()
-    longest: list[str] = []
-    drawn: list[float] = []
-    for k, matrix in enumerate(matrices):
-        matched = matrix.matched()
-        if not matched:
-            got = f"{matrix.row_model} × {matrix.col_model}"
-            advice = "Compare networks of one architecture, or extract equally many layers of each"
-            raise ValueError(message("layer_curve", "layers must match by name or in number", got, advice))
-        label = labels[k] if labels is not None else f"{matrix.row_model} × {matrix.col_model}"
-        places = range(len(matched))
-        (line,) = ax.plot(places, [v for *_, v in matched], marker="o", ms=3, label=label)
-        if "ci_low" in matrix.details:
-            where = [(matrix.rows.index(r), matrix.cols.index(c)) for r, c, _ in matched]
-            low_end, high_end = ([float(matrix.details[name][ij]) for ij in where] for name in ("ci_low", "ci_high"))
-            ax.fill_between(places, low_end, high_end, color=line.get_color(), alpha=0.15, lw=0)
-            drawn += low_end + high_end
-        drawn += [v for *_, v in matched]
-        longest = max(longest, [r for r, *_ in matched], key=len)
-    shown = _thin(len(longest), _points(ax, 0))
-    ax.set_xticks(shown, [_short(longest[i]) for i in shown], rotation=90, fontsize=_TICK_POINTS)
-    low, high = _limits(matrices, limits)
-    if limits == "data" and (finite := [v for v in drawn if v == v]):
-        low, high = min(finite), max(finite)
-    if not isinstance(limits, tuple):  # debiased CKA may be negative, below the limits that its pictures share
-        low, high = min([low, *(v for v in drawn if v == v)]), max([high, *(v for v in drawn if v == v)])
-    margin = 0.03 * (high - low or 1)
-    ax.set_ylim(low - margin, high + margin)
-    definition = matrices[0].definition
-    ax.set_ylabel(definition.title)
-    ax.set_xlabel("layer, in order of execution")
-    counts = sorted({m.n for m in matrices})
-    ax.set_title(f"matched layers  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=10)
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-    return ax
-
-
-def _check_set(function: str, matrices: "Sequence[SimilarityMatrix]", texts: Sequence[str] | None) -> None:
-    """Several matrices in one picture share a metric, and each has its text where texts are given."""
-    names = {m.metric for m in matrices}
-    if len(names) != 1:
-        got = ", ".join(sorted(names)) or "no matrix"
-        raise ValueError(message(function, "matrices must share one metric", got, "Draw one figure per metric"))
-    if texts is not None and len(texts) != len(matrices):
-        got = f"{len(texts)} texts for {len(matrices)} matrices"
-        raise ValueError(message(function, "every matrix must have its text", got, "Name them all or none"))
-
-
 def picture(
     matrix: "SimilarityMatrix", *, limits: Limits = "bounds", mask: bool = False, annotate: bool = False
 ) -> "Figure":
     """A heatmap as a figure of its own, outside pyplot: for files and notebooks' representations."""
     from matplotlib.figure import Figure
 
-    figure = _prepare(Figure(), matrix)
+    figure = prepare(Figure(), matrix)
     heatmap(matrix, ax=figure.add_subplot(), limits=limits, mask=mask, annotate=annotate)
     return figure
 
 
-def _prepare(figure: "Figure", matrix: "SimilarityMatrix") -> "Figure":
+def prepare(figure: "Figure", matrix: "SimilarityMatrix") -> "Figure":
     """Gives a new figure the size that suits a heatmap, and a margin for what the layout misjudges."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure.set_size_inches(_figure_size(matrix))
+    figure.set_size_inches(figure_size(matrix))
     figure.set_layout_engine(ConstrainedLayoutEngine(compress=True, w_pad=0.15, h_pad=0.1))
     return figure
 
 
-def _figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
+def figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
     """Width and height in inches: room for a label per layer up to 60 layers, thinned beyond."""
     longest = max(2.2, 0.2 * min(60, max(matrix.values.shape)))
     aspect = _aspect(matrix)
@@ -251,22 +171,6 @@ def _figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
 def _aspect(matrix: "SimilarityMatrix") -> float:
     """Height by width of the picture: square cells where that leaves room for both axes' labels."""
     return min(2.0, max(0.5, len(matrix.rows) / len(matrix.cols)))
-
-
-def _limits(matrices: Sequence["SimilarityMatrix"], limits: Limits) -> tuple[float, float]:
-    if limits == "bounds":
-        return matrices[0].definition.display
-    if limits == "data":
-        found = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
-        if not found.size:
-            return matrices[0].definition.display
-        low, high = float(found.min()), float(found.max())
-        return (low, high) if high > low else (low - 0.5, high + 0.5)
-    if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] < limits[1]:
-        raise ValueError(
-            message("heatmap", 'limits must be "bounds", "data" or (low, high)', repr(limits), "Choose one")
-        )
-    return limits
 
 
 def _colours(matrix: "SimilarityMatrix") -> str:
@@ -296,28 +200,8 @@ def _hatch_missing(ax: "Axes", matrix: "SimilarityMatrix", mask: bool) -> None:
 
 
 def _ticks(ax: "Axes", matrix: "SimilarityMatrix") -> None:
-    cols = _thin(len(matrix.cols), _points(ax, 0))
-    rows = _thin(len(matrix.rows), _points(ax, 1))
-    ax.set_xticks([i + 0.5 for i in cols], [_short(matrix.cols[i]) for i in cols], rotation=90)
-    ax.set_yticks([i + 0.5 for i in rows], [_short(matrix.rows[i]) for i in rows], rotation=0)
-    ax.tick_params(labelsize=_TICK_POINTS, length=2, pad=1)
-
-
-def _points(ax: "Axes", axis: int) -> float:
-    """Length of an axis in points, before labels and colour bar take their share."""
-    position = ax.get_position()
-    share = position.width if axis == 0 else position.height
-    inches = ax.figure.bbox.width if axis == 0 else ax.figure.bbox.height
-    return 72 * inches / ax.figure.dpi * share * 0.85
-
-
-def _thin(count: int, points: float) -> list[int]:
-    """Which of `count` evenly spaced labels to write so that none touches the next; the first one always."""
-    step = max(1, math.ceil(count * _TICK_POINTS * 1.45 / points))
-    return list(range(0, count, step))
-
-
-def _short(name: str, letters: int = _TICK_LETTERS) -> str:
-    """A name that fits beside an axis: its end says which layer or network it is."""
-    letters = max(letters, 2)
-    return name if len(name) <= letters else "…" + name[1 - letters :]
+    cols = thin(len(matrix.cols), axis_points(ax, 0))
+    rows = thin(len(matrix.rows), axis_points(ax, 1))
+    ax.set_xticks([i + 0.5 for i in cols], [short(matrix.cols[i]) for i in cols], rotation=90)
+    ax.set_yticks([i + 0.5 for i in rows], [short(matrix.rows[i]) for i in rows], rotation=0)
+    ax.tick_params(labelsize=TICK_POINTS, length=2, pad=1)

@@ -1,0 +1,19 @@
+"""Pictures of results: results in, matplotlib Axes out. Nothing here computes a similarity."""
+
+from repsim.plots.answers import confusion, disagreement_grid
+from repsim.plots.curves import lambda_curve, layer_curve
+from repsim.plots.heatmaps import heatmap, panels, picture
+from repsim.plots.networks import clustered_heatmap, dendrogram, mds_map
+
+__all__ = [
+    "clustered_heatmap",
+    "confusion",
+    "dendrogram",
+    "disagreement_grid",
+    "heatmap",
+    "lambda_curve",
+    "layer_curve",
+    "mds_map",
+    "panels",
+    "picture",
+]

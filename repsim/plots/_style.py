@@ -1,0 +1,88 @@
+"""What every kind of picture shares: colour limits, labels that fit, and the check of several matrices."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from repsim._checks import message
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from repsim.similarity import SimilarityMatrix
+
+Limits = Literal["bounds", "data"] | tuple[float, float]
+
+#: Height of a tick label in points, and the room that a layer's name may take, in letters.
+TICK_POINTS = 7.0
+TICK_LETTERS = 22
+
+
+def check_set(function: str, matrices: "Sequence[SimilarityMatrix]", texts: Sequence[str] | None) -> None:
+    """Several matrices in one picture share a metric, and each has its text where texts are given."""
+    names = {m.metric for m in matrices}
+    if len(names) != 1:
+        got = ", ".join(sorted(names)) or "no matrix"
+        raise ValueError(message(function, "matrices must share one metric", got, "Draw one figure per metric"))
+    if texts is not None and len(texts) != len(matrices):
+        got = f"{len(texts)} texts for {len(matrices)} matrices"
+        raise ValueError(message(function, "every matrix must have its text", got, "Name them all or none"))
+
+
+def colour_limits(matrices: Sequence["SimilarityMatrix"], limits: Limits) -> tuple[float, float]:
+    if limits == "bounds":
+        return matrices[0].definition.display
+    if limits == "data":
+        found = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
+        if not found.size:
+            return matrices[0].definition.display
+        low, high = float(found.min()), float(found.max())
+        return (low, high) if high > low else (low - 0.5, high + 0.5)
+    if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] < limits[1]:
+        raise ValueError(
+            message("heatmap", 'limits must be "bounds", "data" or (low, high)', repr(limits), "Choose one")
+        )
+    return limits
+
+
+def axis_points(ax: "Axes", axis: int) -> float:
+    """Length of an axis in points, before labels and colour bar take their share."""
+    position = ax.get_position()
+    share = position.width if axis == 0 else position.height
+    inches = ax.figure.bbox.width if axis == 0 else ax.figure.bbox.height
+    return 72 * inches / ax.figure.dpi * share * 0.85
+
+
+def thin(count: int, points: float) -> list[int]:
+    """Which of `count` evenly spaced labels to write so that none touches the next; the first one always."""
+    step = max(1, math.ceil(count * TICK_POINTS * 1.45 / points))
+    return list(range(0, count, step))
+
+
+def short(name: str, letters: int = TICK_LETTERS) -> str:
+    """A name that fits beside an axis: its end says which layer or network it is."""
+    letters = max(letters, 2)
+    return name if len(name) <= letters else "…" + name[1 - letters :]
+
+
+def models(ax: "Axes", first: str, second: str) -> str:
+    """Two networks' names, cut to what a title has room for."""
+    letters = int(axis_points(ax, 0) / 13)
+    return f"{short(first, letters)} × {short(second, letters)}"
+
+
+def distinct(names: Sequence[str], letters: int) -> list[str]:
+    """Names cut to some letters so that no two become equal: on the left, else in the middle or on the right."""
+    head = (letters - 1) // 2
+    cuts = [
+        [short(name, letters) for name in names],
+        [name if len(name) <= letters else name[:head] + "…" + name[head + 1 - letters :] for name in names],
+        [name if len(name) <= letters else name[: letters - 1] + "…" for name in names],
+    ]
+    for labels in cuts:
+        if len(set(labels)) == len(names):
+            return labels
+    numbers = [f"{k} " for k in range(1, len(names) + 1)]
+    return [number + short(name, letters - len(number)) for number, name in zip(numbers, names, strict=True)]

@@ -1,0 +1,205 @@
+"""Values as lines: over depth, and over the ridge penalty of the linear heads."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from repsim._checks import did_you_mean, message
+from repsim._matching import matched_layers
+from repsim.plots._style import (
+    TICK_LETTERS,
+    TICK_POINTS,
+    Limits,
+    axis_points,
+    check_set,
+    colour_limits,
+    distinct,
+    models,
+    short,
+    thin,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from repsim.ridge import LambdaCurve
+    from repsim.similarity import SimilarityMatrix
+
+#: How many pairs of layers are drawn where the caller does not choose.
+_PAIRS = 6
+
+
+def layer_curve(
+    *matrices: "SimilarityMatrix",
+    labels: Sequence[str] | None = None,
+    ax: "Axes | None" = None,
+    limits: Limits = "bounds",
+) -> "Axes":
+    """Draws the value of matched layers against depth: equal names, or else equal places.
+
+    Where the metric gives a 95 % interval (TD does) it is shaded.
+
+    Args:
+        matrices: One line each; all of one metric.
+        labels: One per line; None names the two networks.
+        ax: Where; None makes a figure.
+        limits: As for `heatmap`.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: No matrix, several metrics, or networks without matching layers.
+    """
+    check_set("layer_curve", matrices, labels)
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure(figsize=(7, 4), layout="compressed").add_subplot()
+    longest: list[str] = []
+    drawn: list[float] = []
+    for k, matrix in enumerate(matrices):
+        matched = matrix.matched()
+        if not matched:
+            got = f"{matrix.row_model} × {matrix.col_model}"
+            advice = "Compare networks of one architecture, or extract equally many layers of each"
+            raise ValueError(message("layer_curve", "layers must match by name or in number", got, advice))
+        label = labels[k] if labels is not None else f"{matrix.row_model} × {matrix.col_model}"
+        places = range(len(matched))
+        (line,) = ax.plot(places, [v for *_, v in matched], marker="o", ms=3, label=label)
+        if "ci_low" in matrix.details:
+            where = [(matrix.rows.index(r), matrix.cols.index(c)) for r, c, _ in matched]
+            low_end, high_end = ([float(matrix.details[name][ij]) for ij in where] for name in ("ci_low", "ci_high"))
+            ax.fill_between(places, low_end, high_end, color=line.get_color(), alpha=0.15, lw=0)
+            drawn += low_end + high_end
+        drawn += [v for *_, v in matched]
+        longest = max(longest, [r for r, *_ in matched], key=len)
+    shown = thin(len(longest), axis_points(ax, 0))
+    ax.set_xticks(shown, [short(longest[i]) for i in shown], rotation=90, fontsize=TICK_POINTS)
+    low, high = colour_limits(matrices, limits)
+    if limits == "data" and (finite := [v for v in drawn if v == v]):
+        low, high = min(finite), max(finite)
+    if not isinstance(limits, tuple):  # debiased CKA may be negative, below the limits that its pictures share
+        low, high = min([low, *(v for v in drawn if v == v)]), max([high, *(v for v in drawn if v == v)])
+    margin = 0.03 * (high - low or 1)
+    ax.set_ylim(low - margin, high + margin)
+    definition = matrices[0].definition
+    ax.set_ylabel(definition.title)
+    ax.set_xlabel("layer, in order of execution")
+    counts = sorted({m.n for m in matrices})
+    ax.set_title(f"matched layers  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=10)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def lambda_curve(
+    curve: "LambdaCurve",
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draws the similarity 1 − TD_λ/2 of pairs of layers against the penalty λ, between its limits R²_CCA and CKA.
+
+    Where a line climbs to the right, the layers share their large variances more than their small ones; the place of
+    the climb says at which share of the variance. Dashed ends are the limits, computed and not extrapolated.
+
+    Args:
+        curve: Of `repsim.lambda_curve`.
+        pairs: (row layer, column layer) names; None takes matched layers, six of them at most, evenly through depth.
+        ax: Where; None makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: An unknown layer, no pair, or networks without matching layers.
+    """
+    import matplotlib
+    from matplotlib.ticker import LogLocator
+
+    cells = _pairs(curve, pairs)
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        width = 6.4 if len(cells) == 1 else 9.2
+        ax = plt.figure(figsize=(width, max(4.2, 1.6 + 0.19 * len(cells))), layout="compressed").add_subplot()
+    low, high = curve.penalties[0], curve.penalties[-1]
+    room = 10 ** max(1.0, 0.14 * np.log10(high / low))  # for the limits, on both sides
+    ends = (low / room, low), (high, high * room)
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, len(cells)))
+    labels = _pair_labels(curve, cells)
+    marker = "o" if len(curve.penalties) <= 12 else None
+    for (i, j), label, shade in zip(cells, labels, shades, strict=True):
+        similarity = 1 - curve.td_white[:, i, j] / 2
+        ax.plot(curve.penalties, similarity, color=shade, lw=1.8, marker=marker, ms=4, label=label)
+        for where, limit in zip(ends, (curve.r2_cca[i, j], curve.cka[i, j]), strict=True):
+            ax.plot(where, [limit, limit], color=shade, ls="--", lw=1.4)
+            if len(cells) == 1 and np.isfinite(limit):
+                middle = np.sqrt(where[0] * where[1])
+                ax.annotate(f"{limit:.2f}", (middle, limit), (0, 3), textcoords="offset points", ha="center", size=8)
+    for where in ends:
+        ax.axvspan(*where, color="0.94", lw=0, zorder=0)
+    ax.set_xscale("log")
+    ax.set_xlim(low / room, high * room)
+    ax.xaxis.set_major_locator(LogLocator(numticks=8))
+    ax.xaxis.set_minor_locator(LogLocator(numticks=30))
+    ax.tick_params(which="minor", labelbottom=False)
+    ax.set_ylim(-0.02, 1.05)
+    ax.set_xlabel("ridge penalty λ, for features of mean row norm² 1")
+    ax.set_ylabel("similarity 1 − TD$_λ$/2 over white-noise tasks")
+    ax.grid(alpha=0.3)
+    lines = _name_ends(ax)
+    title = models(ax, curve.row_model, curve.col_model) + f"  (n = {curve.n:,})"
+    ax.set_title(title if len(cells) > 1 else f"{title}\n{labels[0]}", fontsize=10, pad=9 + 11 * lines)
+    if len(cells) > 1:
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="layers")
+    return ax
+
+
+def _name_ends(ax: "Axes") -> int:
+    """Says over both ends what their limits are; in how many lines."""
+    heads = (
+        (0.0, "left", "R²_CCA (λ→0)", "every direction counts alike"),
+        (1.0, "right", "CKA (λ→∞)", "directions count by their variance"),
+    )
+    letters = max(10, int(axis_points(ax, 0) / 8))
+    lines = max(len(textwrap.wrap(meaning, letters)) for *_, meaning in heads)
+    for x, side, limit, meaning in heads:
+        text, up = textwrap.fill(meaning, letters), 4 + 11 * lines
+        ax.annotate(text, (x, 1), (0, 4), "axes fraction", "offset points", ha=side, size=8, color="0.35")
+        ax.annotate(limit, (x, 1), (0, up), "axes fraction", "offset points", ha=side, size=9, weight="bold")
+    return lines + 1
+
+
+def _pair_labels(curve: "LambdaCurve", cells: Sequence[tuple[int, int]]) -> list[str]:
+    """Names of pairs of layers: one name where both layers share it."""
+    rows, cols = (dict(zip(names, distinct(names, TICK_LETTERS), strict=True)) for names in (curve.rows, curve.cols))
+    labels = []
+    for i, j in cells:
+        row, col = curve.rows[i], curve.cols[j]
+        missing = "" if np.isfinite(curve.td_white[:, i, j]).any() else "  (no number)"
+        labels.append((rows[row] if row == col else f"{rows[row]} × {cols[col]}") + missing)
+    return labels
+
+
+def _pairs(curve: "LambdaCurve", pairs: Sequence[tuple[str, str]] | None) -> list[tuple[int, int]]:
+    """Places of the pairs to draw, in the curve's arrays."""
+    if pairs is None:
+        matched = matched_layers(curve.rows, curve.cols)
+        if not matched:
+            got = f"{len(curve.rows)} layers of {curve.row_model} and {len(curve.cols)} of {curve.col_model}"
+            advice = "Choose pairs=[(row layer, column layer), …]"
+            raise ValueError(message("lambda_curve", "layers must match by name or in number", got, advice))
+        chosen = np.linspace(0, len(matched) - 1, min(_PAIRS, len(matched))).round().astype(int)
+        return [matched[k] for k in chosen]
+    if not pairs:
+        raise ValueError(message("lambda_curve", "there must be a pair", "none", "Leave pairs out for matched layers"))
+    for pair in pairs:
+        for name, known in zip(pair, (curve.rows, curve.cols), strict=True):
+            if name not in known:
+                advice = did_you_mean(name, known)
+                raise ValueError(message("lambda_curve", "the layer must exist", repr(name), advice))
+    return [(curve.rows.index(r), curve.cols.index(c)) for r, c in pairs]
