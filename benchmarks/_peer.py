@@ -1,4 +1,4 @@
-"""One comparison by another package, timed: started by heatmap.py in the environment that has the package."""
+"""One comparison by another package, timed: started by heatmap.py and minibatch.py in an environment that has it."""
 
 import importlib  # only one of the packages may be there
 import sys
@@ -17,7 +17,7 @@ import repsim
 def main(package: str, folder: Path) -> None:
     """Prints the seconds of the comparison, and leaves the matrix and its labels beside the work."""
     work = torch.load(folder / "work.pt")
-    nets = load_pair("resnet20", work["weights"], work["normalize"])
+    nets = load_pair(*work["pair"])
     pixels, layers = work["pixels"], [f"net.{name}" for name in work["layers"]]
     loader = DataLoader(TensorDataset(pixels), work["batch"], shuffle=False)
     some = len(pixels[:64])

@@ -29,6 +29,7 @@ import time
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,34 +196,23 @@ def packages(args: argparse.Namespace) -> None:
     del a, b, sides  # room for what is timed
     ours: list[float] = []
     theirs: dict[str, list[float]] = {package: [] for package in PACKAGES}
-    found: dict[str, tuple[np.ndarray, list[str]]] = {}
+    found: dict[str, list[Any]] = {}
     failed: dict[str, str] = {}
     values = np.empty(0)
     with tempfile.TemporaryDirectory() as folder:
-        torch.save(
-            {
-                "pixels": images.pixels(slice(None)),
-                "batch": batch,
-                "layers": names,
-                "weights": args.weights,
-                "normalize": args.normalize,
-            },
-            Path(folder) / "work.pt",
-        )
+        save_work(Path(folder), images, batch, names, ("resnet20", args.weights, args.normalize))
         python = peers_python(Path(args.peers_env))
         for _ in range(args.rounds):
             start = time.perf_counter()
             values = repsim.compare(take(nets[0], images), take(nets[1], images), "cka").values
             ours.append(time.perf_counter() - start)
             for package in [p for p in PACKAGES if p not in failed]:
-                script = Path(__file__).with_name("_peer.py")
-                run = subprocess.run([python, script, package, folder], capture_output=True, text=True)
-                if run.returncode:
-                    failed[package] = (run.stderr.strip().splitlines() or ["no message"])[-1]
+                try:
+                    seconds, *found[package] = run_package(python, package, Path(folder))
+                except RuntimeError as error:
+                    failed[package] = str(error)
                     continue
-                theirs[package].append(float(run.stdout.split()[-1]))
-                with np.load(Path(folder) / f"{package}.npz") as stored:
-                    found[package] = stored["matrix"], stored["labels"].tolist()
+                theirs[package].append(seconds)
     what = f"{len(names)} × {len(names)} layers, {len(images):,} images, networks included"
     table = Table(f"Other packages, batches of {batch}: {what}")
     for package in PACKAGES:
@@ -238,6 +228,24 @@ def packages(args: argparse.Namespace) -> None:
         place = [labels.index(name) for name in names]
         error = worst(matrix[np.ix_(place, place)], exact["packages"])
         table.row(f"error of {package}, rows found by its labels", error)
+
+
+def save_work(
+    folder: Path, images: repsim.ImageSet, batch: int, layers: Sequence[str], pair: tuple[str, str | None, str]
+) -> None:
+    """What `_peer.py` shall do; `pair` is what `load_pair` takes."""
+    pixels = images.pixels(slice(None))
+    torch.save({"pixels": pixels, "batch": batch, "layers": list(layers), "pair": pair}, folder / "work.pt")
+
+
+def run_package(python: str, package: str, folder: Path) -> tuple[float, np.ndarray, list[str]]:
+    """Its seconds, its matrix and the labels of the matrix; a RuntimeError with its last line where it fails."""
+    script = Path(__file__).with_name("_peer.py")
+    run = subprocess.run([python, script, package, folder], capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError((run.stderr.strip().splitlines() or ["no message"])[-1])
+    with np.load(folder / f"{package}.npz") as stored:
+        return float(run.stdout.split()[-1]), stored["matrix"], stored["labels"].tolist()
 
 
 def peers_python(folder: Path) -> str:

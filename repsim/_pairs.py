@@ -4,6 +4,7 @@ A kernel matrix of n samples is never held as a whole. Tiles of it are, of all l
 of layers meets while both are at hand: Σ K_ij L_ij of all layers is one matrix product per tile.
 """
 
+import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -19,6 +20,8 @@ from repsim._linalg import Centred
 
 #: Bytes of the tiles of all layers that are held at once.
 _TILES = 256 * 2**20
+#: Bytes of whole kernel matrices that are kept while their samples are permuted.
+_WHOLE = 2**30
 #: Entries of a float32 sum before float64 takes over.
 _SHORT = 8192
 #: Bytes of all layers' weighted row sums on the resamples that share one pass over the tiles.
@@ -33,17 +36,19 @@ class Kernel(ABC):
     Attributes:
         layer: The centred features that it is a function of.
         void: Why it says nothing of the samples; empty where it does.
+        source: The kernel of which this is one with its samples in another order; None for one as prepared.
         coarse: Share of ‖K‖² that centring must leave for float32 to be enough.
-        hollow: Share of ‖K‖² below which what is left is rounding.
     """
 
     layer: Centred
     void: str
+    source: "Kernel | None"
     coarse: ClassVar[float]
 
     @property
     @abstractmethod
-    def hollow(self) -> float: ...
+    def hollow(self) -> float:
+        """Share of ‖K‖² below which what centring leaves is rounding."""
 
     @property
     @abstractmethod
@@ -62,9 +67,29 @@ class Kernel(ABC):
     def permuted(self, order: Int[Tensor, " n"]) -> "Kernel":
         """The same kernel with its samples in another order."""
 
-    @abstractmethod
+    @property
     def doubled(self) -> "Kernel":
         """The same kernel prepared in float64."""
+        if self.source is None or self.layer.order is None:
+            return self._doubled
+        return self.source.doubled.permuted(self.layer.order)
+
+    @functools.cached_property
+    def _doubled(self) -> "Kernel":
+        return self._in_float64()
+
+    @abstractmethod
+    def _in_float64(self) -> "Kernel":
+        """`doubled` of a kernel as prepared."""
+
+    @functools.cached_property
+    def matrix(self) -> Float[Tensor, "n n"]:
+        """All of it, of a kernel as prepared, made once."""
+        whole = self.layer.mean.new_empty(self.layer.n, self.layer.n)
+        for first, second, (tile,) in kernel_tiles([self]):
+            whole[first, second] = tile
+            whole[second, first] = tile.T
+        return whole
 
 
 def kernel_tiles(kernels: Sequence[Kernel]) -> Iterator[tuple[slice, slice, Float[Tensor, "l h w"]]]:
@@ -84,18 +109,32 @@ def kernel_tiles(kernels: Sequence[Kernel]) -> Iterator[tuple[slice, slice, Floa
     spans = [slice(a, b) for a, b in itertools.pairwise(edges)]
     longest = max(span.stop - span.start for span in spans)
     tiles = torch.empty(len(layers), longest * longest, dtype=dtype, device=device)
-    widest = max(a.width for a in layers)
+    # Who permutes samples does it many times over, and each time it is the same matrix in another order.
+    permuted = any(kernel.source for kernel in kernels) and len(kernels) * n * n * dtype.itemsize <= _WHOLE
+    widest = 0 if permuted else max(a.width for a in layers)
     buffers = [torch.empty(longest * widest, dtype=dtype, device=device) for _ in range(min(count, 2))]
     for i, first in enumerate(spans):
         for second in spans[i:]:
             height, width = first.stop - first.start, second.stop - second.start
             held = tiles[:, : height * width].view(len(layers), height, width)
             for kernel, tile in zip(kernels, held, strict=True):
+                if permuted:
+                    _copy(kernel, first, second, tile)
+                    continue
                 _gram_tile(kernel.layer, first, second, buffers, tile)
                 kernel.from_gram(tile, first, second)
                 if first == second:
                     tile.fill_diagonal_(0)
             yield first, second, held
+
+
+def _copy(kernel: Kernel, first: slice, second: slice, tile: Float[Tensor, "h w"]) -> None:
+    """A tile of a kernel whose matrix is there already, or of that matrix in another order."""
+    order = kernel.layer.order
+    if kernel.source is None or order is None:
+        tile.copy_(kernel.matrix[first, second])
+    else:
+        tile.copy_(kernel.source.matrix.index_select(0, order[first]).index_select(1, order[second]))
 
 
 def _gram_tile(layer: Centred, first: slice, second: slice, buffers: list[Tensor], tile: Tensor) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 from repsim._checks import message
 from repsim._linalg import centre
 
+#: Penalties from here on leave the normal equations' condition number, 1 / λ, small enough for float64.
+_EXACT = 1e-9
+
 
 def ridge_heldout(
     x: Float[Tensor, "n p"],
@@ -63,18 +66,22 @@ def _one(x: Tensor, y: Tensor, rows: Tensor, asked: Tensor, penalty: float) -> t
     mean, level = x[rows].mean(0), y[rows].mean(0)
     fit, target = x[rows] - mean, y[rows] - level
     scale = fit.square().sum(1).mean().sqrt()
-    if scale == 0:
+    if scale <= 1e-12:  # of the layer's own scale: these rows are all the same
         return level.expand(int(asked.sum()), -1), 0.0
     fit = fit / scale
     n = len(fit)
     right = fit.T @ target / n
-    if penalty > 0:
+    if penalty >= _EXACT:
         gram = fit.T @ fit / n
         gram.diagonal().add_(penalty)
         weights = torch.cholesky_solve(right, torch.linalg.cholesky(gram))
         left = gram @ weights - right
     else:
-        weights = torch.linalg.lstsq(fit, target, driver="gelsd").solution  # dead features get weight 0
-        left = fit.T @ (fit @ weights - target) / n
+        # Least squares of the features themselves, whose condition number is not squared; dead features get weight 0.
+        u, s, v = torch.linalg.svd(fit, full_matrices=False)
+        keep = s > 1e-12 * s[0]
+        s = s[keep] / n**0.5
+        weights = v[keep].T @ ((s / (s.square() + penalty))[:, None] * (u[:, keep].T @ target)) / n**0.5
+        left = fit.T @ (fit @ weights - target) / n + penalty * weights
     norm = float(right.norm())
     return (x[asked] - mean) / scale @ weights + level, float(left.norm()) / norm if norm > 0 else 0.0

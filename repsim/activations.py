@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -144,6 +144,17 @@ class Activations:
         return cls(features, tensor, digest, name, ids=names, outputs=logits)
 
 
+class Samples(Protocol):
+    """What says which samples a side holds."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def digest(self) -> str | None: ...
+    @property
+    def name(self) -> str: ...
+
+
 def common_labels(a: Activations, b: Activations, function: str) -> Tensor | None:
     """The labels of two sides that hold the same samples; raises where they contradict each other."""
     if a.labels is not None and b.labels is not None and not torch.equal(a.labels, b.labels):
@@ -153,7 +164,7 @@ def common_labels(a: Activations, b: Activations, function: str) -> Tensor | Non
     return a.labels if a.labels is not None else b.labels
 
 
-def check_same_samples(a: Activations, b: Activations, function: str) -> None:
+def check_same_samples(a: Samples, b: Samples, function: str) -> None:
     """Two sides must hold the same samples in the same order: another pairing compares nothing."""
     if a.n != b.n:
         got = f"{a.n} samples for {a.name!r} and {b.n} for {b.name!r}"

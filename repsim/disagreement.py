@@ -107,7 +107,7 @@ def disagreements(
         must = "metric must be one of answers to classes"
         raise ValueError(message("disagreements", must, metric_name(chosen), "Use td or td_soft"))
     check_same_samples(a, b, "disagreements")
-    labels = common_labels(a, b, "disagreements") if task is None else torch.as_tensor(task).long()
+    labels = common_labels(a, b, "disagreements") if task is None else torch.as_tensor(task)
     if labels is None:
         raise ValueError(message("disagreements", "a downstream task is needed", "no labels", "Pass task=labels"))
     second = layer if layer_b is None else layer_b

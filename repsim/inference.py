@@ -10,9 +10,10 @@ from torch import Tensor
 
 from repsim._checks import message
 from repsim._progress import progress_bar
+from repsim._sides import prepare_sides
 from repsim.activations import Activations, check_same_samples
 from repsim.metrics import Metric, get_metric, metric_name
-from repsim.similarity import SimilarityMatrix, compare, prepare_sides
+from repsim.similarity import SimilarityMatrix, compare
 
 if TYPE_CHECKING:
     import pandas as pd

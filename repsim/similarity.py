@@ -17,8 +17,11 @@ from jaxtyping import Float
 from repsim import _matrix_file
 from repsim._checks import message
 from repsim._files import whole_file
-from repsim.activations import Activations, check_same_samples, common_labels
+from repsim._sides import check_sides, prepare_sides
+from repsim.activations import Activations
+from repsim.live import LiveActivations
 from repsim.metrics import Cross, Metric, TaskMetric, get_metric, metric_name
+from repsim.streaming import streamed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,8 +167,8 @@ class SimilarityMatrix:
 
 
 def compare(
-    a: Activations,
-    b: Activations,
+    a: Activations | LiveActivations,
+    b: Activations | LiveActivations,
     metric: str | Metric = "cka",
     *,
     tasks: Mapping[str, Any] | None = None,
@@ -174,7 +177,8 @@ def compare(
     """Compares every layer of one side with every layer of the other.
 
     Args:
-        a: First side, the rows. Pass the same object twice to compare a network with itself.
+        a: First side, the rows. Pass the same object twice to compare a network with itself. A `live` source takes
+            "cka_minibatch", "cka" and "cka_biased".
         b: Second side, the columns; the same samples in the same order.
         metric: A name ("cka", "td", "svcca", … see `repsim metrics`), a name with settings ("td(seed=1)"), or an
             instance (`repsim.metrics.TD(seed=1)`).
@@ -202,61 +206,25 @@ def compare(
     """
     started = time.time()
     chosen = get_metric(metric)
-    prepared = prepare_sides(a, b, chosen, "compare", tasks=tasks, device=device)
+    check_sides(a, b, chosen, "compare")
     provenance = {
         "metric": repr(chosen),
         "rows": _provenance(a),
         "cols": _provenance(b),
         "versions": versions(),
-        "device": str(device or a[a.layers[0]].device),
+        "device": str(device or (a.device if isinstance(a, LiveActivations) else a[a.layers[0]].device)),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
     }
-    own = _outputs_differ(a, b) if isinstance(chosen, TaskMetric) else {}
-    found = {task: _matrix(a, b, chosen, chosen.cross(*states), own, provenance) for task, states in prepared.items()}
+    if isinstance(a, LiveActivations) or isinstance(b, LiveActivations):
+        found = {"": _matrix(a, b, chosen, streamed(a, b, chosen), {}, provenance)}
+    else:
+        own = _outputs_differ(a, b) if isinstance(chosen, TaskMetric) else {}
+        prepared = prepare_sides(a, b, chosen, "compare", tasks=tasks, device=device)
+        found = {task: _matrix(a, b, chosen, chosen.cross(*both), own, provenance) for task, both in prepared.items()}
     provenance["seconds"] = round(time.time() - started, 3)
     result = found[""] if tasks is None else _mean(found, provenance)
     announce(result, "compare")
     return result
-
-
-def prepare_sides(
-    a: Activations,
-    b: Activations,
-    metric: Metric,
-    function: str,
-    *,
-    tasks: Mapping[str, Any] | None = None,
-    device: str | torch.device | None = None,
-) -> dict[str, tuple[list[Any], list[Any]]]:
-    """Checks two sides and prepares their layers; task -> states of the rows and of the columns ("" without tasks)."""
-    check_same_samples(a, b, function)
-    labels = common_labels(a, b, function)
-    if a.n < metric.min_samples:
-        must = f"{metric_name(metric)} needs at least {metric.min_samples} samples"
-        raise ValueError(message(function, must, f"{a.n}", "Extract on more samples"))
-    sides = [a] if a is b else [a, b]
-    layers = [side[name] if device is None else side[name].to(device) for side in sides for name in side.layers]
-    # Both sides are prepared in one call, so that everything that can be fitted together is.
-    if tasks is None:
-        states = {"": metric.prepare(layers, labels if metric.needs_labels else None)}
-    elif not isinstance(metric, TaskMetric):
-        advice = "Leave tasks out, or compare by td, td_soft or td_regression"
-        raise ValueError(message(function, "tasks are for measures of answers", metric_name(metric), advice))
-    else:
-        states = metric.prepare_tasks(layers, _checked(tasks, a.n, function))
-    split = len(a)
-    return {name: (s[:split], s[:split] if a is b else s[split:]) for name, s in states.items()}
-
-
-def _checked(tasks: Mapping[str, Any], n: int, function: str) -> dict[str, torch.Tensor]:
-    if not tasks:
-        raise ValueError(message(function, "there must be a task", "none", 'Pass tasks={"name": labels}'))
-    found = {name: torch.as_tensor(y) for name, y in tasks.items()}
-    for name, y in found.items():
-        if y.ndim == 0 or len(y) != n:
-            got = f"shape {tuple(y.shape)} for {name!r}"
-            raise ValueError(message(function, f"every task must have {n} rows", got, "One label or target per sample"))
-    return found
 
 
 def _outputs_differ(a: Activations, b: Activations) -> dict[str, float]:
@@ -267,8 +235,8 @@ def _outputs_differ(a: Activations, b: Activations) -> dict[str, float]:
 
 
 def _matrix(
-    a: Activations,
-    b: Activations,
+    a: Activations | LiveActivations,
+    b: Activations | LiveActivations,
     metric: Metric,
     found: Cross,
     same: Mapping[str, float],
@@ -318,7 +286,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}}
 
 
-def _provenance(side: Activations) -> dict[str, Any]:
+def _provenance(side: Activations | LiveActivations) -> dict[str, Any]:
     return {**side.provenance, "samples": side.digest, "n": side.n, "reduction": side.reduction}
 
 

@@ -455,8 +455,8 @@ def test_leading_components_are_removed(metric: str, count: int, dtype: type, n:
     cols = {k: (x - dominant).astype(dtype) for k, x in layers(2, n, (120, 5)).items()}
     setting = f"{metric}(without_components={count})"
     found = compare(rows, cols, setting).values
-    left = [{k: oracle.without_components(x, count) for k, x in side.items()} for side in (rows, cols)]
-    np.testing.assert_allclose(found, table(*left, metric), rtol=0, atol=1e-9 if dtype is np.float64 else SINGLE)
+    less, other = [{k: oracle.without_components(x, count) for k, x in side.items()} for side in (rows, cols)]
+    np.testing.assert_allclose(found, table(less, other, metric), rtol=0, atol=1e-9 if dtype is np.float64 else SINGLE)
     assert (found < compare(rows, cols, metric).values - 0.05).all()
     np.testing.assert_allclose(np.diag(compare(rows, None, setting).values), 1, atol=1e-6)
 
@@ -509,11 +509,11 @@ def test_the_rows_with_the_largest_shares_of_all_layers_are_left_out_of_every_pa
     caution = "4 of 50 samples are left out, those with the largest shares of the layers' norms: rows 7, 12, 30, 31"
     found = compare(rows, cols, f"{metric}(without_rows=0.08)")
     assert caution in found.cautions
-    left = [{k: x[kept] for k, x in side.items()} for side in (rows, cols)]
-    np.testing.assert_allclose(found.values, table(*left, metric), atol=1e-10)
+    less, other = [{k: x[kept] for k, x in side.items()} for side in (rows, cols)]
+    np.testing.assert_allclose(found.values, table(less, other, metric), atol=1e-10)
     components = f"{metric}(without_rows=0.08, without_components=1)"
-    left = [{k: oracle.without_components(x, 1) for k, x in side.items()} for side in left]
-    np.testing.assert_allclose(compare(rows, cols, components).values, table(*left, metric), atol=1e-9)
+    less, other = [{k: oracle.without_components(x, 1) for k, x in side.items()} for side in (less, other)]
+    np.testing.assert_allclose(compare(rows, cols, components).values, table(less, other, metric), atol=1e-9)
 
 
 def test_a_share_is_rounded_down_and_none_means_none() -> None:
@@ -591,8 +591,8 @@ def test_counts_of_zero_and_one_give_the_value_of_the_subset(
     rows, cols = layers(1, 41, (3, 60)), layers(2, 41, (5, 4, 50))
     counts = (np.random.default_rng(1).random((4, 41)) < np.array([0.9, 0.5, 0.3, 0.15])[:, None]).astype(int)
     for w, values in zip(counts, resamples(rows, cols, counts, metric), strict=True):
-        subset = [{k: x[w == 1] for k, x in side.items()} for side in (rows, cols)]
-        np.testing.assert_allclose(values, compare(*subset, metric).values, rtol=0, atol=1e-12)
+        some, others = [{k: x[w == 1] for k, x in side.items()} for side in (rows, cols)]
+        np.testing.assert_allclose(values, compare(some, others, metric).values, rtol=0, atol=1e-12)
 
 
 @FORMS
@@ -679,10 +679,10 @@ def test_twins_would_make_unrelated_layers_alike() -> None:
     cols = {f"{i}": rng.standard_normal((n, p)) for i in range(8)}
     counts = drawn(n, 20)
     assert resamples(rows, cols, counts, "cka").mean() == pytest.approx(0, abs=0.02)
-    twins = [
-        compare(*({k: x.repeat(w, axis=0) for k, x in side.items()} for side in (rows, cols)), "cka").values.mean()
-        for w in counts[:4]
-    ]
+    twins = []
+    for w in counts[:4]:
+        left, right = ({k: x.repeat(w, axis=0) for k, x in side.items()} for side in (rows, cols))
+        twins.append(compare(left, right, "cka").values.mean())
     assert np.mean(twins) > 0.2
 
 
@@ -692,12 +692,12 @@ def test_resamples_keep_components_and_rows_of_the_full_sample() -> None:
     metric = CKA(without_components=1, without_rows=0.03)
     counts = drawn(40, 3)
     kept = np.arange(40) != 3
-    left = [{k: oracle.without_components(x[kept], 1) for k, x in side.items()} for side in (rows, cols)]
-    expected = expected_resamples(*left, counts[:, kept], "cka")
+    less, other = [{k: oracle.without_components(x[kept], 1) for k, x in side.items()} for side in (rows, cols)]
+    expected = expected_resamples(less, other, counts[:, kept], "cka")
     np.testing.assert_allclose(resamples(rows, cols, counts, metric), expected, atol=1e-9)
-    # Five wide layers of 20 samples are computed in float64 from float32; the left-out row must be left out once.
-    single = [{k: x.astype(np.float32) for k, x in side.items()} for side in (rows, cols)]
-    np.testing.assert_allclose(resamples(*single, counts, metric), expected, atol=1e-5)
+    # From few float32 samples it is computed again in float64; the row must not be left out twice.
+    rows, cols = [{k: x.astype(np.float32) for k, x in side.items()} for side in (rows, cols)]
+    np.testing.assert_allclose(resamples(rows, cols, counts, metric), expected, atol=1e-5)
 
 
 # --- Permutations ---------------------------------------------------------------------------------------------
@@ -706,13 +706,18 @@ def test_resamples_keep_components_and_rows_of_the_full_sample() -> None:
 @pytest.mark.parametrize("name", ["cka", "cka_biased", "cka(without_components=2)"])
 @pytest.mark.parametrize("route", ["features", "tiles"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("n", [40, 80])
 def test_permuted_states_are_those_of_permuted_rows(
-    name: str, route: str, dtype: type, monkeypatch: pytest.MonkeyPatch
+    name: str, route: str, dtype: type, whole: bool, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_route(monkeypatch, route)
+    cramp(monkeypatch, "_TILES", 3 * 8 * 30**2)
+    if not whole:
+        cramp(monkeypatch, "_WHOLE", 0)
     metric = get_metric(name)
-    x, y, z = (torch.tensor(v.astype(dtype)) for v in layers(1, 40, (6, 60, 4)).values())
-    orders = [torch.tensor(np.random.default_rng(i).permutation(40)) for i in range(2)]
+    x, y, z = (torch.tensor(v.astype(dtype)) for v in layers(1, n, (6, 90, 4)).values())
+    orders = [torch.tensor(np.random.default_rng(i).permutation(n)) for i in range(2)]
     rows, cols = metric.prepare([x], None), metric.prepare([y, z], None)
     for order in orders:  # one after the other
         permuted = metric.permuted(cols, order)
@@ -726,3 +731,22 @@ def test_rows_that_are_left_out_are_chosen_anew_for_permuted_sides() -> None:
     metric = CKA(without_rows=0.1)
     states = metric.prepare([torch.randn(30, 3)], None)
     assert metric.permuted(states, torch.arange(30).flip(0)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("n", [40, 80])
+def test_permutations_share_their_gram_matrices(dtype: torch.dtype, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where float32 features are computed in float64, as those of 40 samples are."""
+    by_route(monkeypatch, "tiles")
+    made = []
+    original = _pairs._gram_tile
+    monkeypatch.setattr(_pairs, "_gram_tile", lambda *a: (made.append(a[4].dtype), original(*a))[1])
+    metric = CKA()
+    x, y = (torch.tensor(v).to(dtype) for v in layers(1, n, (60, 90)).values())
+    rows, cols = metric.prepare([x], None), metric.prepare([y], None)
+    for seed in range(4):
+        permuted = metric.permuted(cols, torch.tensor(np.random.default_rng(seed).permutation(n)))
+        assert permuted is not None
+        metric.cross(rows, permuted)
+    once = [dtype] * 2
+    assert made == (once if dtype == torch.float64 or n == 80 else once + [torch.float64] * 2)

@@ -89,7 +89,7 @@ def test_wide_bandwidths_tend_to_linear_cka(metric: str, dtype: type) -> None:
     linear = (oracle.debiased if debiased else oracle.biased)(x, y)
     gaps = [abs(one(x, y, RBFCKA(b, debiased)) - linear) for b in (1.0, 3.0, 10.0, 30.0)]
     for near, far in zip(gaps[1:], gaps[:-1], strict=True):
-        assert near < far / 5
+        assert near < far / 3
     for bandwidth in (1e4, 1e6):
         assert one(x, y, RBFCKA(bandwidth, debiased)) == pytest.approx(linear, abs=2e-6)
 
@@ -126,7 +126,7 @@ def test_sigma_is_the_median_distance_over_pairs(n: int) -> None:
 def test_of_many_samples_the_median_is_that_of_a_seeded_sample_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = single(layers(1, 1500, (3, 40)))
     drawn_twice = [compare(rows, None, "cka_rbf") for _ in range(2)]
-    np.testing.assert_array_equal(*(found.values for found in drawn_twice))
+    np.testing.assert_array_equal(drawn_twice[0].values, drawn_twice[1].values)
     monkeypatch.setattr(cka_rbf, "_ALL", 1500)
     exact = compare(rows, None, "cka_rbf")
     np.testing.assert_allclose(drawn_twice[0].details["sigma_row"], exact.details["sigma_row"], rtol=0.02)
@@ -328,12 +328,18 @@ def test_constant_layers_have_no_number_on_resamples() -> None:
 
 @FORMS
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_permuted_states_are_those_of_permuted_rows(metric: str, dtype: type) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("n", [40, 80])
+def test_permuted_states_are_those_of_permuted_rows(
+    metric: str, dtype: type, whole: bool, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not whole:
+        monkeypatch.setattr(_pairs, "_WHOLE", 0)
     chosen = get_metric(metric)
-    x, y = (torch.tensor(v.astype(dtype)) for v in layers(1, 40, (6, 60)).values())
+    x, y = (torch.tensor(v.astype(dtype)) for v in layers(1, n, (6, 90)).values())
     rows, cols = chosen.prepare([x], None), chosen.prepare([y], None)
     for seed in range(2):
-        order = torch.tensor(np.random.default_rng(seed).permutation(40))
+        order = torch.tensor(np.random.default_rng(seed).permutation(n))
         permuted = chosen.permuted(cols, order)
         assert permuted is not None
         cols, y = permuted, y[order]

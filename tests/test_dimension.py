@@ -49,10 +49,10 @@ def test_one_row_per_layer_in_order() -> None:
     assert list(table["layer"]) == ["deep", "early", "flat"]
     assert list(table["width"]) == [5, 30, 3]
     assert list(table["n"]) == [20, 20, 20]
-    for name, row in table.set_index("layer").iterrows():
+    for name, row in zip(layers, table.to_dict("records"), strict=True):
         if name != "flat":
-            expected = facts(layers[str(name)])
-            assert row[list(expected)].to_dict() == pytest.approx(expected, rel=1e-8)
+            expected = facts(layers[name])
+            assert {key: row[key] for key in expected} == pytest.approx(expected, rel=1e-8)
 
 
 def test_equally_strong_directions_are_counted_by_all() -> None:

@@ -110,7 +110,8 @@ def test_the_frame_holds_a_row_per_pair_and_penalty() -> None:
         for i, row in enumerate(found.rows):
             for j, col in enumerate(found.cols):
                 at = (frame.row_layer == row) & (frame.col_layer == col) & (frame.penalty == penalty)
-                (record,) = frame[at].to_dict("records")
+                assert at.sum() == 1
+                record = frame[at].iloc[0]
                 assert record["td_white"] == found.td_white[k, i, j]
                 assert record["gulp"] == found.gulp[k, i, j]
                 assert record["r2_cca_limit"] == found.r2_cca[i, j]
@@ -127,8 +128,8 @@ def test_the_repr_says_what_it_holds() -> None:
 def test_penalties_that_are_refused(penalties: list[float]) -> None:
     a = Activations.from_arrays(layers(1, 40, (3,)))
     text = (
-        f"lambda_curve: penalties must be finite numbers > 0; got {penalties}. The limits at 0 and infinity are part of "
-        "the result; pass say np.logspace(-6, 2, 33)."
+        f"lambda_curve: penalties must be finite numbers > 0; got {penalties}. The limits at 0 and infinity are part "
+        "of the result; pass say np.logspace(-6, 2, 33)."
     )
     with pytest.raises(ValueError, match=exactly(text)):
         lambda_curve(a, a, penalties)

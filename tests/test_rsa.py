@@ -92,7 +92,8 @@ def test_float32_matches_the_oracle_of_the_same_numbers(metric: RSA) -> None:
 def test_half_precision_features_are_computed_from_what_they_are(metric: RSA, dtype: torch.dtype) -> None:
     halves = [x.to(dtype) for x in tensors(layers(1, 20, (5, 6)))]
     states = metric.prepare(halves)
-    want = expected(*(x.double().numpy() for x in halves), metric)
+    x, y = (half.double().numpy() for half in halves)
+    want = expected(x, y, metric)
     assert float(metric.cross(states[:1], states[1:]).values) == pytest.approx(want, abs=SINGLE)
 
 
@@ -136,16 +137,14 @@ def grid(seed: int, n: int, p: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("scale", [1.0, 0.1, 1e20])
+@pytest.mark.parametrize(("dtype", "scale"), [(float, 1), (float, 0.1), (np.float32, 1), (np.float32, 2.0**66)])
 def test_equal_distances_share_their_mean_rank(distance: str, dtype: type, scale: float) -> None:
-    """In float32, tenths are no tenths: their distances are equal only where the rows are, which is what counts."""
     metric = RSA(distance)  # type: ignore[arg-type]
     x, y = ((scale * grid(s, 25, 3)).astype(dtype) for s in (1, 2))
     if distance == "correlation":  # rows that are constant have none
         x, y = x + np.array([0, 0, 1], dtype) * dtype(5 * scale), y + np.array([1, 0, 0], dtype) * dtype(5 * scale)
     found = compare({"x": x}, {"y": y}, metric)
-    tolerance = 1e-9 if dtype == np.float64 else 1e-7
+    tolerance = 1e-9 if dtype is float else 1e-7
     assert found.values[0, 0] == pytest.approx(expected(x, y, metric), abs=tolerance)
     ranks = oracle.vector(x, distance, "spearman")
     _, counts = np.unique(ranks, return_counts=True)

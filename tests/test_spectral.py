@@ -492,8 +492,14 @@ CAUTIONS = {
 def test_a_caution_where_spans_fill_the_samples(name: str) -> None:
     x, y = pair()
     text = CAUTIONS[name]
-    assert compare({"x": x}, {"y": y}, name).cautions == (() if text is None else (text,))
-    assert compare({"x": x[:, :6]}, {"y": y}, name).cautions == ()
+    assert compare({"y": y}, {"x": x}, name).cautions == (() if text is None else (text,))
+    assert compare({"y": y}, {"x": x[:, :6]}, name).cautions == ()
+
+
+def test_how_many_columns_are_predicted_does_not_raise_what_chance_predicts() -> None:
+    """R² of unrelated layers is the rank of the predicting one over n − 1, whatever is predicted."""
+    x, y = pair()
+    assert compare({"x": x}, {"y": y}, "linear_regression").cautions == ()
 
 
 @pytest.mark.parametrize("family", [GULP, WhiteTD])

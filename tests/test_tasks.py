@@ -186,7 +186,9 @@ def test_absent_samples_are_neither_fitted_nor_answered(family: type[TD] | type[
     a, b = sides()
     left = [Activations.from_arrays({k: x[torch.tensor(here)] for k, x in s.features.items()}) for s in (a, b)]
     rows = tuple(np.flatnonzero(np.flatnonzero(here) % 2 == 0))
-    alone = repsim.compare(*left, dataclasses.replace(metric, fit_rows=rows), tasks={"some": some[torch.tensor(here)]})
+    alone = repsim.compare(
+        left[0], left[1], dataclasses.replace(metric, fit_rows=rows), tasks={"some": some[torch.tensor(here)]}
+    )
     np.testing.assert_allclose(found.values, alone.values, rtol=0, atol=1e-7)
     part = found.tasks["some"].details
     assert np.all(part["n_heldout"] == alone.tasks["some"].details["n_heldout"])
@@ -202,9 +204,7 @@ def test_absent_samples_of_a_regression_on_classes_are_left_out() -> None:
     found = compare(RegressionTD(fit_rows=tuple(np.flatnonzero(train)), penalty=0.01), {"some": some})
     a, b = sides()
     targets = np.eye(2)[some.numpy()[here]]
-    p, q = (
-        oracle.ridge_predictions(s["5"].numpy()[here], targets, [train[here]], 0.01) for s in (a, b)
-    )
+    p, q = (oracle.ridge_predictions(s["5"].numpy()[here], targets, [train[here]], 0.01) for s in (a, b))
     assert found.values[0, 1] == pytest.approx(oracle.regression_td(p, q, targets, "cosine"), rel=1e-9)
     assert found.tasks["some"].details["n_heldout"][0, 0] == np.sum(here & ~train)
 
@@ -338,14 +338,14 @@ def test_the_networks_own_disagreement_stands_beside_td() -> None:
     ]
     expected = np.mean(logits[0].argmax(1) != logits[1].argmax(1))
     for metric in ("td", "td_soft", "td_regression"):
-        found = repsim.compare(*given, metric)
+        found = repsim.compare(given[0], given[1], metric)
         np.testing.assert_array_equal(found.details["outputs_disagree"], np.full((2, 3), expected))
-        both = repsim.compare(*given, metric, tasks={"all": y})
+        both = repsim.compare(given[0], given[1], metric, tasks={"all": y})
         np.testing.assert_array_equal(both.tasks["all"].details["outputs_disagree"], np.full((2, 3), expected))
         np.testing.assert_array_equal(repsim.compare(given[0], given[0], metric).details["outputs_disagree"], 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CautionWarning)
-        assert "outputs_disagree" not in repsim.compare(*given, "cka").details
+        assert "outputs_disagree" not in repsim.compare(given[0], given[1], "cka").details
     # Known of one side only, or of networks with other classes: nothing to compare.
     alone = Activations.from_arrays(dict(given[1].features), labels=y)
     other = Activations.from_arrays(dict(given[1].features), labels=y, outputs=rng.standard_normal((N, 7)))

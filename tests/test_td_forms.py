@@ -413,7 +413,9 @@ def test_soft_distances_that_are_refused() -> None:
 # Regression TD.
 
 
-def regression(x: np.ndarray, z: np.ndarray, targets: np.ndarray, metric: RegressionTD) -> tuple[float, dict[str, float]]:
+def regression(
+    x: np.ndarray, z: np.ndarray, targets: np.ndarray, metric: RegressionTD
+) -> tuple[float, dict[str, float]]:
     """The value of one pair of layers for measured targets, and its details."""
     states = metric.prepare_tasks([torch.tensor(x), torch.tensor(z)], {"t": torch.tensor(targets)})["t"]
     found = metric.cross(states[:1], states[1:])
@@ -668,8 +670,7 @@ REFUSED: dict[str, tuple[np.ndarray, str]] = {
     ),
     "three axes": (
         np.ones((60, 2, 2)),
-        "targets must be (60,) or (60, t) and finite; got shape (60, 2, 2). "
-        "Pass one finite row of targets per sample.",
+        "targets must be (60,) or (60, t) and finite; got shape (60, 2, 2). Pass one finite row of targets per sample.",
     ),
     "not finite": (
         np.where(np.arange(60) == 3, np.nan, 1.0),
@@ -751,9 +752,7 @@ def test_permuting_answers_keeps_them_within_their_classes(metric: TD | SoftTD) 
     states = metric.prepare([torch.tensor(x), torch.tensor(z)], torch.tensor(y))
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     (moved,) = metric.permuted(states[:1], order)
-    before, after = (
-        s.predicted if isinstance(s, Answers) else s.chances.argmax(1) for s in (states[0], moved)
-    )
+    before, after = (s.predicted if isinstance(s, Answers) else s.chances.argmax(1) for s in (states[0], moved))
     assert not torch.equal(before, after)
     for c in range(3):
         here = torch.tensor(y) == c

@@ -61,7 +61,7 @@ class KernelAlignment(Metric):
                     full = _among(live, len(kernels), p, s.double())
                     found = _Ratio(kernels, r, *full, weights[done], self_pairs=not self.debiased)
                     if found.coarse:
-                        doubled = _sides([kernel.doubled() for kernel in kernels], r)
+                        doubled = _sides([kernel.doubled for kernel in kernels], r)
                         return KernelAlignment.bootstrapped(self, *doubled, counts)
                     values[done] = found.values
                 done += 1
@@ -87,7 +87,7 @@ class KernelAlignment(Metric):
         full = _among(live, len(kernels), products, sums)
         found = _Ratio(kernels, r, *full, ones, self_pairs=not self.debiased)
         if found.coarse:
-            return self._aligned(*_sides([kernel.doubled() for kernel in kernels], r))
+            return self._aligned(*_sides([kernel.doubled for kernel in kernels], r))
         return found
 
 

@@ -24,8 +24,8 @@ def k_nearest(cloud: Points, k: int, nearness: Nearness) -> tuple[Int[Tensor, "n
     """The k nearest other rows of every row, as float64 arithmetic has them.
 
     One product in the working precision bounds every distance from both sides. Rows whose k nearest these bounds
-    leave open, and only they, are decided by float64 differences. Distances within 1e-10 of the k-th, relatively, or
-    within the rounding of the rows are ties, and the smaller row number wins.
+    leave open, and only they, are decided by float64 differences. Squared distances that agree with the k-th to ten
+    digits are ties, and so are inner products that agree to their rounding; the smaller row number wins.
 
     Returns:
         Row numbers, ascending in each row, and the share of rows that had ties for the k-th place.
@@ -78,7 +78,6 @@ def _decided(
     slack = torch.zeros_like(score)
     score[at, j], slack[at, j] = _scores(cloud, rows[at], j, nearness)
     last = score.topk(k, largest=False).values.amax(1, keepdim=True)
-    slack += 1e-10 * last.abs()
     before = score < last - slack
     level = (score - last).abs() <= slack
     room = k - before.sum(1, keepdim=True)
@@ -89,13 +88,13 @@ def _decided(
 def _scores(
     cloud: Points, i: Int[Tensor, " m"], j: Int[Tensor, " m"], nearness: Nearness
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """What orders chosen pairs of rows, the smallest nearest, and how much of it may be rounding.
+    """What orders chosen pairs of rows, the smallest nearest, and how near to it a tie is.
 
-    Squared distances, whose rounding is relative, or inner products with the sign turned.
+    Squared distances, to ten digits; or inner products with the sign turned, to the rounding of the product of lengths.
     """
     if nearness == "distance":
         squared = cloud.squared(i, j)
-        return squared, torch.zeros_like(squared)
+        return squared, 1e-10 * squared
     score, slack = cloud.mean.new_empty(2, len(i))
     step = max(1, _GATHER // (8 * cloud.width))
     for start in range(0, len(i), step):
@@ -104,4 +103,4 @@ def _scores(
         query = query + cloud.mean if nearness == "inner" else query
         score[part] = -(query * key).sum(1)
         slack[part] = torch.linalg.vector_norm(query, dim=1) * torch.linalg.vector_norm(key, dim=1)
-    return score, slack.mul_(8 * torch.finfo(torch.float64).eps)
+    return score, slack.mul_((8 + math.sqrt(cloud.width)) * torch.finfo(torch.float64).eps)

@@ -34,12 +34,14 @@ class LinearKernel(Kernel):
         void: Why the layer says nothing; empty where it does.
         kept: (n,) which of the samples are left, where some are not.
         samples: How many samples there were.
+        source: As in `Kernel`.
     """
 
     layer: Centred
     void: str = ""
     kept: Int[Tensor, " n"] | None = None
     samples: int = 0
+    source: Kernel | None = None
 
     # Song's correction of ‖K‖² is a difference. Less than a twentieth is left for very wide layers, and for rows
     # that are all equally far apart.
@@ -60,13 +62,13 @@ class LinearKernel(Kernel):
         return float((weights * self.diagonal).square().sum())
 
     def permuted(self, order: Int[Tensor, " n"]) -> "LinearKernel":
-        return replace(self, layer=self.layer.reordered(order))
+        return replace(self, layer=self.layer.reordered(order), source=self.source or self)
 
-    def doubled(self) -> "LinearKernel":
+    def _in_float64(self) -> "LinearKernel":
         layer = centre(self.layer.x, torch.float64)
         if self.layer.removed is not None:
             layer = without_components(layer, self.layer.removed[0].shape[1])
-        return replace(self, layer=layer if self.layer.order is None else layer.reordered(self.layer.order))
+        return replace(self, layer=layer)
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class CKA(KernelAlignment):
     Cost:
         All pairs of r and c layers: min(n (Σp)(Σq), n² (Σp + Σq) / 2) multiplications; memory beside the
         features: 256 MB of Gram tiles at most, and one tile's rows of the widest layer. Without components: one
-        float64 eigendecomposition per layer, min(n, p)³ + n p min(n, p). Without rows: a copy of the features. A
-        permutation: one matrix more. Resamples share the tiles: b n² / 2 multiplications for each pair of layers.
+        float64 eigendecomposition per layer, min(n, p)³ + n p min(n, p). Without rows: a copy of the features.
+        Resamples share the tiles: b n² / 2 multiplications for each pair of layers. Permutations share whole Gram
+        matrices where all of them fit in 1 GB.
     """
 
     debiased: bool = True
@@ -163,7 +166,7 @@ class CKA(KernelAlignment):
             kernels.append(LinearKernel(layer, void, kept, n))
         return kernels
 
-    def cross(self, rows: Sequence[LinearKernel], cols: Sequence[LinearKernel]) -> Cross:
+    def cross(self, rows: Sequence[Any], cols: Sequence[Any]) -> Cross:
         n, r = rows[0].layer.n, len(rows)
         found = self._aligned(rows, cols)
         # (Σλ)² / Σλ² of the eigenvalues of XᵀX; kernels are scaled so that Σλ = n.

@@ -36,6 +36,7 @@ class RBFKernel(Kernel):
         wide: The kernel is taken less 1, which keeps what little is left of it under a wide bandwidth.
         level: (n,) a_i, an estimate of sample i's mean, less half of the mean of all; a_i + a_j is taken off.
         void: Why the layer says nothing; empty where it does.
+        source: As in `Kernel`.
     """
 
     layer: Centred
@@ -43,6 +44,7 @@ class RBFKernel(Kernel):
     wide: bool
     level: Float[Tensor, " n"]
     void: str = ""
+    source: Kernel | None = None
 
     # Entries are good to some 1e-7 of the kernel before its level was taken off.
     coarse: ClassVar = 1e-7
@@ -70,14 +72,12 @@ class RBFKernel(Kernel):
         return mean**2 * float(weights.sum() ** 2 - weights.square().sum())
 
     def permuted(self, order: Int[Tensor, " n"]) -> "RBFKernel":
-        return replace(self, layer=self.layer.reordered(order), level=self.level[order.to(self.level.device)])
+        level = self.level[order.to(self.level.device)]
+        return replace(self, layer=self.layer.reordered(order), level=level, source=self.source or self)
 
-    def doubled(self) -> "RBFKernel":
+    def _in_float64(self) -> "RBFKernel":
         layer = centre(self.layer.x, torch.float64)
-        sigma = self.sigma * self.layer.unit / layer.unit
-        if self.layer.order is not None:
-            layer = layer.reordered(self.layer.order)
-        return replace(self, layer=layer, sigma=sigma, level=self.level.double())
+        return replace(self, layer=layer, sigma=self.sigma * self.layer.unit / layer.unit, level=self.level.double())
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class RBFCKA(KernelAlignment):
     Cost:
         All pairs of r and c layers: n² (Σp + Σq) / 2 multiplications, as linear CKA of wide layers, and for the
         median n min(n, 1000) p up to n = 1000 and 128 n p beyond. Memory: 256 MB of tiles, and one tile's rows of
-        the widest layer. A permutation: one matrix more. Resamples share the tiles: b n² / 2 multiplications for
-        each pair of layers. They keep the full sample's σ.
+        the widest layer. Resamples share the tiles, b n² / 2 multiplications for each pair of layers, and keep the
+        full sample's σ. Permutations share whole kernel matrices where all of them fit in 1 GB.
     """
 
     bandwidth: float = 1.0
@@ -136,7 +136,7 @@ class RBFCKA(KernelAlignment):
             return found
         return [_prepared(x, torch.float64, self.bandwidth) for x in layers]
 
-    def cross(self, rows: Sequence[RBFKernel], cols: Sequence[RBFKernel]) -> Cross:
+    def cross(self, rows: Sequence[Any], cols: Sequence[Any]) -> Cross:
         found = self._aligned(rows, cols)
         details = {
             "width_row": pairs(rows, cols, lambda x, y: x.layer.width),

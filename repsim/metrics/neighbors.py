@@ -90,7 +90,8 @@ class MutualKNN(_NeighbourMetric):
     rows of length 1 are compared by inner products: that is "cosine".
 
     Neighbours are those of float64 arithmetic. Where the k-th place is a tie, as with duplicate samples, the smaller
-    sample number wins; squared distances within 1e-10 of each other are ties, on every device and at every scale.
+    sample number wins. Squared distances that agree to ten digits are ties, and inner products that agree to their
+    rounding, on every device and at every scale.
 
     Args:
         k: Neighbours of each sample, at most n - 1.
@@ -238,7 +239,7 @@ class CKNNA(_NeighbourMetric):
         return self._neighbours(layers, None, "centred", kernel=True)
 
     def cross(self, rows: Sequence[Neighbours], cols: Sequence[Neighbours]) -> Cross:
-        weight = torch.ones(1, rows[0].n, dtype=torch.float64)
+        weight = torch.ones(1, rows[0].n, dtype=torch.float64, device=rows[0].index.device)
         reasons = missing_reasons(rows, cols)
         values = self._alignment(rows, cols, weight)[0]
         for i, j in values.isnan().nonzero().tolist():

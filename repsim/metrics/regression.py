@@ -57,7 +57,7 @@ class LinearRegression(SpectralMetric):
 
     def beside(self, rows: Sequence[Spectrum], cols: Sequence[Spectrum]) -> tuple[Mapping[str, Tensor], list[str]]:
         n = rows[0].n
-        return {"chance": pairs(rows, cols, lambda a, b: min(1.0, b.rank / (n - 1)))}, few_samples(rows, cols, "an R²")
+        return {"chance": pairs(rows, cols, lambda a, b: min(1.0, b.rank / (n - 1)))}, few_samples(cols, cols, "an R²")
 
 
 METRICS = {"linear_regression": LinearRegression()}

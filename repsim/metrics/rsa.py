@@ -240,14 +240,14 @@ def _upper_triangle(cloud: Points) -> Float[Tensor, " m"]:
             if other.start >= span.start:
                 right = left if other == span else cloud.rows(other)
                 sums = squares[:, None] + right.square().sum(1)
-                squared = sums - 2 * left @ right.T
+                squared = torch.addmm(sums, left, right.T, alpha=-2)
                 # Rows much nearer to each other than to the middle have lost digits in that difference.
                 i, j = (squared < _NEAR * sums).nonzero().unbind(1)
                 upper = i + span.start < j + other.start
                 i, j = i[upper], j[upper]
                 squared[i, j] = cloud.squared(i + span.start, j + other.start)
                 block[:, other.start - span.start : other.stop - span.start] = squared
-        found.append(block[torch.ones_like(block, dtype=torch.bool).triu(1)])
+        found.append(torch.cat([row[i + 1 :] for i, row in enumerate(block)]))
     return torch.cat(found)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from repsim._checks import ABSENT, check_labels, message
 from repsim._ridge_heads import ridge_heldout
 from repsim.metrics._base import CONSTANT, Cross, Invariance, pairs
-from repsim.metrics._heads import HeadMetric
+from repsim.metrics._heads import HeadMetric, within_classes
 
 #: Predictions whose norm is this share of the target's, or less, have no direction.
 _NOTHING = 1e-12
@@ -24,6 +24,7 @@ class Predictions:
 
     Attributes:
         rows: (m,) numbers of the rows that are predicted.
+        groups: (m,) their classes; one and the same for measured targets.
         predicted: (m, t) float64.
         target: (m, t) float64.
         residual: Norm of the normal equations' residual, as a share of their right-hand side.
@@ -31,6 +32,7 @@ class Predictions:
     """
 
     rows: Int[Tensor, " m"]
+    groups: Int[Tensor, " m"]
     predicted: Float[Tensor, "m t"]
     target: Float[Tensor, "m t"]
     residual: float
@@ -119,7 +121,8 @@ class RegressionTD(HeadMetric):
             heads = ridge_heldout(x, targets, present, train, self.penalty)
             for name, (predicted, residual, constant) in heads.items():
                 rows = ((~train).any(0) & present[name]).nonzero()[:, 0]
-                found[name].append(Predictions(rows, predicted[rows], targets[name][rows], residual, constant))
+                asked = rows, folded[name][rows], predicted[rows], targets[name][rows]
+                found[name].append(Predictions(*asked, residual, constant))
         return found
 
     def cross(self, rows: Sequence[Predictions], cols: Sequence[Predictions]) -> Cross:
@@ -147,8 +150,8 @@ class RegressionTD(HeadMetric):
         return Cross(values, details, reasons)
 
     def permuted(self, states: Sequence[Predictions], order: Int[Tensor, " n"]) -> list[Predictions]:
-        places = order[states[0].rows].argsort()
-        return [replace(s, predicted=s.predicted[places], target=s.target[places]) for s in states]
+        within = within_classes(states[0].groups, order[states[0].rows])
+        return [replace(s, predicted=s.predicted[within], target=s.target[within]) for s in states]
 
     def bootstrapped(
         self, rows: Sequence[Predictions], cols: Sequence[Predictions], counts: Int[Tensor, "b n"]

@@ -119,7 +119,7 @@ class SoftTD(SoftmaxHeads):
                 each = {name: _distance(a, b, name) for name in ("jsd", "tv", "td")}
                 each["spread"] = each[self.distance]
                 for name, score in each.items():
-                    scores[name][i].append(score.std() if name == "spread" else score.mean())
+                    scores[name][i].append(_deviation(score) if name == "spread" else score.mean())
         table = {name: torch.tensor(lines, dtype=torch.float64) for name, lines in scores.items()}
         values = table.pop(self.distance)
         half = Z * table.pop("spread") / math.sqrt(m)
@@ -158,6 +158,11 @@ def _distance(a: Beliefs, b: Beliefs, name: str) -> Float[Tensor, " m"]:
         return (a.chances - b.chances).abs().sum(1) / 2
     # Entropy of the mean less the mean entropy; rounding must not make it negative.
     return (_entropy((a.chances + b.chances) / 2) - (a.entropies + b.entropies) / 2).clamp(0, 1)
+
+
+def _deviation(score: Float[Tensor, " m"]) -> Tensor:
+    """Of one row nothing is known: NaN."""
+    return score.std() if len(score) > 1 else score.new_tensor(math.nan)
 
 
 def _entropy(p: Float[Tensor, "m k"]) -> Float[Tensor, " m"]:

@@ -116,10 +116,10 @@ def confusion(found: "Disagreements", *, ax: "Axes | None" = None) -> "Axes":
     off = np.ma.masked_array(counts, np.eye(k, dtype=bool))
     most = max(1, int(off.max()) if k > 1 else 1)
     shades = LinearSegmentedColormap.from_list("answers", ["white", "#f4a582", "#b2182b", "#67001f"])
-    shades.set_bad("0.88")
+    shades = shades.with_extremes(bad="0.88")
     image = ax.imshow(off, cmap=shades, vmin=0, vmax=most, interpolation="nearest")
     cell = min(axis_points(ax, 0), axis_points(ax, 1)) / k
-    size = min(9.0, 0.85 * cell / (0.62 * len(str(counts.max()))))
+    size = min(9.0, 0.7 * cell, 0.85 * cell / (0.62 * len(str(counts.max()))))
     if size >= 5:
         for i, j in np.argwhere(counts):
             shade = "0.4" if i == j else "white" if counts[i, j] > 0.55 * most else "black"

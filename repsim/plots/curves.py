@@ -148,12 +148,12 @@ def lambda_curve(
     ax.xaxis.set_minor_locator(LogLocator(numticks=30))
     ax.tick_params(which="minor", labelbottom=False)
     ax.set_ylim(-0.02, 1.05)
-    ax.set_xlabel("ridge penalty λ, for features of mean row norm² 1")
-    ax.set_ylabel("similarity 1 − TD$_λ$/2 over white-noise tasks")
+    ax.set_xlabel("ridge penalty λ  (features of mean row norm² 1)")
+    ax.set_ylabel("similarity 1 − TD$_λ$/2")
     ax.grid(alpha=0.3)
     lines = _name_ends(ax)
     title = models(ax, curve.row_model, curve.col_model) + f"  (n = {curve.n:,})"
-    ax.set_title(title if len(cells) > 1 else f"{title}\n{labels[0]}", fontsize=10, pad=9 + 11 * lines)
+    ax.set_title(title if len(cells) > 1 else f"{title}\n{labels[0]}", fontsize=10, pad=9 + 11 * lines, loc="left")
     if len(cells) > 1:
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="layers")
     return ax

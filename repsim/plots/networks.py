@@ -141,16 +141,17 @@ def mds_map(matrix: "SimilarityMatrix", *, ax: "Axes | None" = None, groups: Map
         ax = plt.figure(figsize=(side + 1.2, side), layout="constrained").add_subplot()
     kinds = list(dict.fromkeys(groups[n] for n in names)) if groups is not None else [""]
     members = [[i for i, n in enumerate(names) if groups is None or groups[n] == kind] for kind in kinds]
+    handles: list[Artist] = []
     for k, kind in enumerate(kinds):
         # After ten colours the marker changes too.
         marker = _MARKERS[k // 10 % len(_MARKERS)]
-        ax.scatter(*points[members[k]].T, s=30, color=f"C{k % 10}", marker=marker, label=kind, zorder=3, lw=0)
+        shown = points[members[k]].T
+        handles.append(ax.scatter(*shown, s=30, color=f"C{k % 10}", marker=marker, label=kind, zorder=3, lw=0))
     ax.margins(0.2)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_title(f"{_title(matrix, axis_points(ax, 0))}\nmap of distances, stress {stress:.2f}", fontsize=10)
-    handles, _ = ax.get_legend_handles_labels()
     if groups is not None:
         _legend(ax, handles, kinds)
     labels = distinct(names, _LETTERS)

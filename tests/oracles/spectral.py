@@ -75,7 +75,7 @@ def linear_regression(x: np.ndarray, y: np.ndarray) -> float:
     predictors = np.column_stack([unit_trace(y), np.ones(len(y))])
     residual = total = 0.0
     for column in x.T:
-        weights, *_ = scipy.linalg.lstsq(predictors, column, cond=1e-10)
+        weights = np.linalg.lstsq(predictors, column, rcond=1e-10)[0]
         residual += np.sum((column - predictors @ weights) ** 2)
         total += np.sum((column - column.mean()) ** 2)
     return float(1 - residual / total)

@@ -29,8 +29,7 @@ def scale(x: np.ndarray) -> tuple[np.ndarray, float]:
 def fit(x: np.ndarray, labels: np.ndarray, train: np.ndarray, penalty: float) -> Head:
     """Mean cross-entropy + ½ λ ‖W‖² on training rows centred and divided by one number, both theirs alone.
 
-    Args:
-        train: A mask, or row numbers in which a row may come more than once.
+    `train` is a mask, or row numbers in which a row may come more than once.
     """
     x = np.asarray(x, dtype=np.float64)[train]
     mean, s = scale(x)

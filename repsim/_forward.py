@@ -1,0 +1,238 @@
+"""Which layers of a network are meant, and running it so that their outputs are seen."""
+
+import contextlib
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from repsim._checks import did_you_mean, message, some
+from repsim.models import Network
+from repsim.reductions import Reduction
+
+Layers = None | str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+#: Rows that go through a network on a CPU at once. Larger batches are two to four times slower there: their
+#: activations no longer fit the allocator's reused memory. What is asked for beyond this is split.
+CPU_ROWS = 64
+
+
+def select_layers(net: nn.Module, layers: Layers, function: str = "extract") -> tuple[list[str], bool]:
+    """The names of a network's modules that `layers` means.
+
+    Args:
+        net: The network; wrappers are looked through.
+        layers: As for `extract`.
+        function: Who asks, for messages.
+
+    Returns:
+        The names in definition order, and whether one that never runs may be left out silently (only for None).
+
+    Raises:
+        ValueError: A name or glob that nothing matches, with close matches.
+    """
+    net = bare(net)
+    modules = {name: module for name, module in net.named_modules() if name}
+    if not modules:
+        advice = "Put it into a torch.nn.Sequential, so that it has a name"
+        raise ValueError(message(function, "the network must have layers inside", type(net).__name__, advice))
+    if layers is None:
+        return [n for n, m in modules.items() if _is_leaf(m) or _is_block(m)] or list(modules), True
+    if callable(layers):
+        found = [n for n, m in modules.items() if layers(n, m)]
+        if not found:
+            got = f"no match among {len(modules)} modules"
+            raise ValueError(message(function, "layers must choose a module", got, "Try: repsim layers"))
+        return found, False
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    found_set: set[str] = set()
+    for pattern in patterns:
+        matches = [n for n in modules if n == pattern or _glob(n, pattern)]
+        if not matches:
+            advice = did_you_mean(pattern, modules)
+            raise ValueError(message(function, "layers must name modules of the network", repr(pattern), advice))
+        found_set.update(matches)
+    return [n for n in modules if n in found_set], False
+
+
+class Forward:
+    """A network with some of its layers tapped.
+
+    Args:
+        net: The network; wrappers such as DataParallel are looked through.
+        layers: As for `extract`.
+        reduce: What makes rows of a layer's output.
+        function: Who asks, for messages.
+        name: What results call the network; None takes the network's own name.
+
+    Attributes:
+        widths: Layer -> features per row, in order of execution, once a batch has run. A module that runs twice
+            gives two layers, `name` and `name#2`.
+    """
+
+    def __init__(self, net: nn.Module, layers: Layers, reduce: Reduction, function: str, name: str | None) -> None:
+        self._net, self._reduce, self._function = net, reduce, function
+        inside = bare(net)
+        chosen, self._optional = select_layers(inside, layers, function)
+        modules = dict(inside.named_modules())
+        self._tapped = {layer: modules[layer] for layer in chosen}
+        parameter = next(net.parameters(), torch.empty(0))
+        self.device, self._kind = parameter.device, parameter.dtype
+        named = bare(net, until=Network)
+        self.name: str = name or getattr(named, "name", None) or type(inside).__name__
+        self.provenance: dict[str, Any] = dict(getattr(named, "provenance", {"architecture": type(inside).__name__}))
+        self.widths: dict[str, int] | None = None
+        self._ran: set[str] = set()
+
+    def step(self, batch_size: int) -> int:
+        """Rows per forward pass where `batch_size` are asked for."""
+        if batch_size < 1:
+            raise ValueError(message(self._function, "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
+        return min(batch_size, CPU_ROWS) if self.device.type == "cpu" else batch_size
+
+    @contextlib.contextmanager
+    def recording(self, write: Callable[[str, Float[Tensor, "b p"]], None]) -> Iterator[Callable[[Tensor], Any]]:
+        """Inside, the function that is given runs a batch and returns what the network answers; `write(layer,
+        features)` is called as layers answer.
+
+        The network runs in eval mode without gradients, and is left in the modes it had, without hooks, whatever
+        happens. What `write` is given may be overwritten by the network's next operation, so it copies.
+        """
+        rows, calls, seen = 0, dict[str, int](), dict[str, int]()
+
+        def hook(layer: str) -> Callable[[nn.Module, Any, Any], None]:
+            def answered(module: nn.Module, inputs: Any, output: Any) -> None:
+                calls[layer] = call = calls.get(layer, 0) + 1
+                self._ran.add(layer)
+                row = layer if call == 1 else f"{layer}#{call}"
+                features = self._reduce(row, self._checked(row, output, rows))
+                seen[row] = features.shape[1]
+                if self.widths is not None and seen[row] != self.widths.get(row, seen[row]):
+                    got = f"{seen[row]} after {self.widths[row]}"
+                    advice = "Samples of unequal size need a reduction such as mean"
+                    raise ValueError(message(self._function, f"layer {row!r} must keep its width", got, advice))
+                if self.widths is None or row in self.widths:
+                    write(row, features)
+
+            return answered
+
+        def run(x: Tensor) -> Any:
+            nonlocal rows
+            rows = len(x)
+            calls.clear()
+            seen.clear()
+            answer = self._net(x.to(self.device, self._kind if x.is_floating_point() else x.dtype, non_blocking=True))
+            if self.widths is None:
+                self.widths = dict(seen)
+            elif seen.keys() != self.widths.keys():
+                got = f"{some(sorted(seen.keys() ^ self.widths.keys()))} in some batches only"
+                advice = "Choose layers that every sample passes through equally often"
+                raise ValueError(message(self._function, "every batch must run the same layers", got, advice))
+            return answer
+
+        handles = []
+        try:
+            for layer, module in self._tapped.items():
+                handles.append(module.register_forward_hook(hook(layer)))
+            with _eval_mode(self._net), torch.no_grad(), _uncompiled(self._net):
+                yield run
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def silent(self) -> list[str]:
+        """The chosen layers that no batch has run.
+
+        Raises:
+            ValueError: There are some, and they were asked for.
+        """
+        silent = [layer for layer in self._tapped if layer not in self._ran]
+        if silent and not self._optional:
+            advice = "Choose layers that the forward pass uses, or layers=None for all that ran"
+            must = "every chosen layer must run"
+            raise ValueError(message(self._function, must, f"no output of {some(silent)}", advice))
+        return silent
+
+    def _checked(self, layer: str, output: Any, rows: int) -> Tensor:
+        tensor = _first_tensor(output)
+        advice = "Leave this layer out of layers="
+        if tensor is None or not tensor.is_floating_point():
+            got = type(output).__name__ if tensor is None else str(tensor.dtype)
+            must = f"layer {layer!r} must give floating-point tensors"
+            raise ValueError(message(self._function, must, got, advice))
+        if tensor.ndim < 2 or len(tensor) != rows:
+            got = f"shape {tuple(tensor.shape)} for a batch of {rows}"
+            must = f"layer {layer!r} must give (batch, features, …)"
+            raise ValueError(message(self._function, must, got, advice))
+        return tensor
+
+
+def bare(net: nn.Module, until: type[nn.Module] | None = None) -> nn.Module:
+    """What wrappers hold; `until` stops at the first of that class, where there is one."""
+    while until is None or not isinstance(net, until):
+        if isinstance(net, Network):
+            net = net.net
+        elif isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        elif isinstance(getattr(net, "_orig_mod", None), nn.Module):
+            net = getattr(net, "_orig_mod")  # noqa: B009 - what torch.compile wraps
+        else:
+            break
+    return net
+
+
+def _glob(name: str, pattern: str) -> bool:
+    """Shell patterns, part by part between the dots; a part `**` stands for any number of parts."""
+    ours, theirs = name.split("."), pattern.split(".")
+    if theirs == ["**"]:
+        return True
+    if theirs[0] == "**" and len(theirs) > 1:
+        return any(_glob(".".join(ours[cut:]), ".".join(theirs[1:])) for cut in range(len(ours)))
+    if not fnmatch.fnmatchcase(ours[0], theirs[0]) or (len(ours) == 1) != (len(theirs) == 1):
+        return False
+    return len(ours) == 1 or _glob(".".join(ours[1:]), ".".join(theirs[1:]))
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return next(module.children(), None) is None
+
+
+def _is_block(module: nn.Module) -> bool:
+    kind = type(module).__name__.lower()
+    return not _is_leaf(module) and kind.endswith(("block", "bottleneck", "layer", "residual"))
+
+
+def _uncompiled(net: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Code that torch.compile made before our hooks were there does not call them: run the modules themselves."""
+    if any("_orig_mod" in module._modules for module in net.modules()) and hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _eval_mode(net: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """The tensor of a layer's output: itself; a model output's hidden state or logits; else the first one inside."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict) or hasattr(output, "to_tuple"):
+        get = output.get if isinstance(output, dict) else lambda key: getattr(output, key, None)
+        named = [get(key) for key in ("last_hidden_state", "logits")]
+        inside = [v for v in named if isinstance(v, Tensor)]
+        values = list(output.values()) if isinstance(output, dict) else list(output.to_tuple())
+        return inside[0] if inside else _first_tensor(values)
+    if isinstance(output, list | tuple):
+        return next((t for t in map(_first_tensor, output) if t is not None), None)
+    return None
