@@ -18,7 +18,7 @@ from repsim._progress import progress_bar
 from repsim.activations import Activations, check_same_samples, common_labels
 from repsim.metrics import Metric, get_metric, metric_name
 from repsim.metrics._base import Cross, TaskMetric
-from repsim.similarity import SimilarityMatrix, _outputs_differ, _provenance, _within, announce, versions
+from repsim.similarity import SimilarityMatrix, announce, outputs_differ, provenance_of, versions, within_bounds
 
 
 def compare_many(
@@ -85,10 +85,10 @@ def compare_many(
         for i, j in pairs:
             cell = _cell(chosen, states[i], states[j], used[i], used[j], layers)
             if isinstance(chosen, TaskMetric):
-                cell.details.update(_outputs_differ(sides[i], sides[j]))
+                cell.details.update(outputs_differ(sides[i], sides[j]))
             table.fill(i, j, cell, sides[i].name, sides[j].name, mirror=chosen.symmetric)
             bar.update()
-    values, clipped = _within(table.values, chosen.bounds)
+    values, clipped = within_bounds(table.values, chosen.bounds)
     cautions = table.cautions(len(pairs))
     if clipped:
         cautions.append(f"{clipped} values were clipped to the bounds; they were outside by rounding only")
@@ -98,7 +98,7 @@ def compare_many(
     provenance = {
         "metric": repr(chosen),
         "layers": layers,
-        "networks": {side.name: _provenance(side) for side in sides},
+        "networks": {side.name: provenance_of(side) for side in sides},
         "versions": versions(),
         "device": str(device or flat[0].device),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),

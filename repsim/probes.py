@@ -24,6 +24,9 @@ from repsim._progress import progress_bar
 DEFAULT_PENALTY = 1e-4
 #: Gradient norm at which a probe counts as converged. Loss minus optimum is then at most tol² / 2λ.
 DEFAULT_TOL = 1e-5
+#: Entries of a layer up to which stacking layers of equal width pays on a CPU too: three times faster for 600 rows of
+#: 64 features, no difference from some 300,000 entries on.
+_SMALL = 200_000
 #: Gradient norms below this are rounding, for features of mean row norm² 1.
 _SEEN = {torch.float32: 1e-6, torch.float64: 1e-14}
 
@@ -102,7 +105,8 @@ def fit_probes(
         penalties: The λ to fit, each > 0.
         tol: Gradient norm to reach. The float32 fit is finished in float64 where it stops short.
         max_iter: Steps per probe and precision.
-        batch_layers: Fit layers of equal width in one program; None does so on a GPU, where it pays.
+        batch_layers: Fit layers of equal width in one program; None does so where it pays, on a GPU and for layers so
+            small that their arithmetic is not what takes the time.
         progress: Show a bar when it takes more than two seconds.
 
     Returns:
@@ -137,7 +141,7 @@ def _groups(layers: Sequence[Tensor], batch_layers: bool | None) -> list[list[in
     """Which layers are fitted in one program."""
     groups: dict[object, list[int]] = {}
     for i, x in enumerate(layers):
-        together = x.is_cuda if batch_layers is None else batch_layers
+        together = (x.is_cuda or x.numel() <= _SMALL) if batch_layers is None else batch_layers
         key = (padded(x.shape[1], len(x)), x.dtype == torch.float64, x.device) if together else i
         groups.setdefault(key, []).append(i)
     parts = []

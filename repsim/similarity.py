@@ -17,6 +17,7 @@ from jaxtyping import Float
 from repsim import _matrix_file
 from repsim._checks import message
 from repsim._files import whole_file
+from repsim._matching import matched_layers
 from repsim._sides import check_sides, prepare_sides
 from repsim.activations import Activations
 from repsim.live import LiveActivations
@@ -119,13 +120,7 @@ class SimilarityMatrix:
 
     def matched(self) -> list[tuple[str, str, float]]:
         """(row layer, column layer, value) of layers that correspond: equal names, or else equal places in depth."""
-        shared = [name for name in self.rows if name in self.cols]
-        if shared:
-            index = [(self.rows.index(name), self.cols.index(name)) for name in shared]
-        elif len(self.rows) == len(self.cols):
-            index = [(i, i) for i in range(len(self.rows))]
-        else:
-            return []
+        index = matched_layers(self.rows, self.cols)
         return [(self.rows[i], self.cols[j], float(self.values[i, j])) for i, j in index]
 
     def to_frame(self) -> "pd.DataFrame":
@@ -209,8 +204,8 @@ def compare(
     check_sides(a, b, chosen, "compare")
     provenance = {
         "metric": repr(chosen),
-        "rows": _provenance(a),
-        "cols": _provenance(b),
+        "rows": provenance_of(a),
+        "cols": provenance_of(b),
         "versions": versions(),
         "device": str(device or (a.device if isinstance(a, LiveActivations) else a[a.layers[0]].device)),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -218,7 +213,7 @@ def compare(
     if isinstance(a, LiveActivations) or isinstance(b, LiveActivations):
         found = {"": _matrix(a, b, chosen, streamed(a, b, chosen), {}, provenance)}
     else:
-        own = _outputs_differ(a, b) if isinstance(chosen, TaskMetric) else {}
+        own = outputs_differ(a, b) if isinstance(chosen, TaskMetric) else {}
         prepared = prepare_sides(a, b, chosen, "compare", tasks=tasks, device=device)
         found = {task: _matrix(a, b, chosen, chosen.cross(*both), own, provenance) for task, both in prepared.items()}
     provenance["seconds"] = round(time.time() - started, 3)
@@ -227,7 +222,7 @@ def compare(
     return result
 
 
-def _outputs_differ(a: Activations, b: Activations) -> dict[str, float]:
+def outputs_differ(a: Activations, b: Activations) -> dict[str, float]:
     """How often the networks' own heads answer differently: what retrained heads are to be held against."""
     if a.outputs is None or b.outputs is None or a.outputs.shape != b.outputs.shape:
         return {}
@@ -242,7 +237,7 @@ def _matrix(
     same: Mapping[str, float],
     provenance: Mapping[str, Any],
 ) -> SimilarityMatrix:
-    values, clipped = _within(found.values.cpu().numpy(), metric.bounds)
+    values, clipped = within_bounds(found.values.cpu().numpy(), metric.bounds)
     cautions = list(found.cautions)
     if clipped:
         cautions.append(f"{clipped} values were clipped to the bounds; they were outside by rounding only")
@@ -286,11 +281,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}}
 
 
-def _provenance(side: Activations | LiveActivations) -> dict[str, Any]:
+def provenance_of(side: Activations | LiveActivations) -> dict[str, Any]:
     return {**side.provenance, "samples": side.digest, "n": side.n, "reduction": side.reduction}
 
 
-def _within(values: np.ndarray, bounds: tuple[float, float]) -> tuple[np.ndarray, int]:
+def within_bounds(values: np.ndarray, bounds: tuple[float, float]) -> tuple[np.ndarray, int]:
     """Clips what rounding has pushed out of the bounds, and says how many values that were."""
     low, high = bounds
     excess = np.nan_to_num(np.maximum(low - values, values - high), nan=0.0)

@@ -222,6 +222,35 @@ def test_a_median_of_zero_has_no_value(dtype: type, n: int) -> None:
     assert found.values[1, 0] == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_duplicates_are_told_from_near_rows_whatever_the_rounding(seed: int) -> None:
+    """Their distances are differences of squares that round either way."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((40, 300)) + 10
+    x[8:] = x[0]
+    y = rng.standard_normal((40, 4))
+    assert compare({"x": x}, {"y": y}, "cka_rbf").reasons == {(0, 0): f"the row layer has {DUPLICATES}"}
+    near = x + 1e-4 * rng.standard_normal((40, 300))
+    assert one(near, y) == pytest.approx(oracle.rbf_debiased(near, y), abs=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 1e-5, 1e-3])
+def test_nearly_equidistant_rows_in_float32_are_compared_in_float64(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    x = (np.eye(100) + spread * rng.standard_normal((100, 100))).astype(np.float32)
+    y = (x @ np.linalg.qr(rng.standard_normal((100, 100)))[0]).astype(np.float32)
+    assert one(x, y) == pytest.approx(oracle.rbf_debiased(x, y), abs=2e-6)
+
+
+def test_kernels_that_are_nearly_the_identity_keep_what_is_beside_it() -> None:
+    """Under this bandwidth even the nearest pair has a kernel below 1e-6."""
+    x, y = layers(1, 90, (60, 80)).values()
+    k, l = (oracle.rbf(z, 0.05) for z in (x, y))
+    assert max((k - np.eye(90)).max(), (l - np.eye(90)).max()) < 1e-6
+    expected = oracle.hsic1(k, l) / np.sqrt(oracle.hsic1(k, k) * oracle.hsic1(l, l))
+    assert one(x, y, RBFCKA(0.05)) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("n", [4, 50, 200, 1500])
 @pytest.mark.parametrize("turned", [False, True], ids=["one-hot", "rotated"])

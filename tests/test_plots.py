@@ -13,6 +13,7 @@ from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+import repsim
 from repsim import SimilarityMatrix, heatmap, layer_curve, panels
 from repsim.plots.heatmaps import figure_size, prepare
 from tests.conftest import exactly
@@ -541,3 +542,12 @@ def test_curves_of_several_measures_or_none_are_refused() -> None:
     text = "layer_curve: matrices must share one metric; got no matrix. Draw one figure per metric."
     with pytest.raises(ValueError, match=exactly(text)):
         layer_curve()
+
+
+def test_a_measure_without_an_upper_bound_is_drawn_up_to_its_largest_value() -> None:
+    rng = np.random.default_rng(0)
+    a = repsim.Activations.from_arrays({name: rng.standard_normal((80, 4)) for name in "xyz"})
+    found = repsim.compare(a, a, "gulp")
+    assert repsim.heatmap(found).collections[0].get_clim() == (0, found.values.max())
+    alone = repsim.compare(*[repsim.Activations.from_arrays({"x": a["x"]})] * 2, "gulp")
+    assert repsim.heatmap(alone).collections[0].get_clim() == (0, 1)

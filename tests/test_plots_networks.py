@@ -158,6 +158,7 @@ def test_the_map_keeps_distances_that_fit_a_plane(metric: str, count: int) -> No
     found = np.linalg.norm(places[:, None] - places, axis=2)
     np.testing.assert_allclose(found, distances(made), atol=0.01 * distances(made).max())
     assert "stress 0.00" in axes.get_title()
+    drawn(axes)
     pixels = axes.transData.transform([(0, 0), (1, 0), (0, 1)])
     assert pixels[1, 0] - pixels[0, 0] == pytest.approx(pixels[2, 1] - pixels[0, 1])  # both axes have one scale
     np.testing.assert_array_equal(places, dots(mds_map(made)))  # the seed is fixed
@@ -311,6 +312,14 @@ def test_cut_names_fit_and_stay_different(names: list[str], letters: int) -> Non
     assert all(len(name) <= letters for name in cut)
     if all(len(name) <= letters for name in names):
         assert cut == names
+
+
+def test_names_are_cut_where_they_are_alike() -> None:
+    stem = "wide_resnet28_10_{}_cifar10_final_epoch200"
+    assert distinct([stem.format(k) for k in ("pgd", "mixup")], 22) == ["…pgd…", "…mixup…"]
+    assert distinct(["a" * 30, "b" * 22], 22) == ["…" + "a" * 21, "b" * 22]
+    several = ["first_" + "x" * 30 + "_one_end", "other_" + "y" * 30 + "_one_end", "first_" + "y" * 30 + "_one_end"]
+    assert distinct(several, 20) == ["first_xxx…xx_one_end", "other_yyy…yy_one_end", "first_yyy…yy_one_end"]
 
 
 # --- Refusals -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from repsim import Activations, CautionWarning, SimilarityMatrix, compare
 from repsim._files import sha256_of
 from repsim.metrics import METRICS, Cross
 from repsim.metrics.cka import CKA
-from repsim.similarity import _within, versions
+from repsim.similarity import versions, within_bounds
 from tests.conftest import exactly
 
 WHY = "the row layer is constant"
@@ -517,21 +517,21 @@ def test_no_caution_no_warning() -> None:
 
 def test_rounding_is_clipped_and_counted_and_anything_larger_refused() -> None:
     values = np.array([[1 + 5e-7, 0.5], [-1e-9, np.nan]])
-    clipped, count = _within(values, (0.0, 1.0))
+    clipped, count = within_bounds(values, (0.0, 1.0))
     np.testing.assert_array_equal(clipped, [[1.0, 0.5], [0.0, np.nan]])
     assert count == 2
     untouched = np.array([[1.0, 0.0], [0.3, np.nan]])
-    found, count = _within(untouched, (0.0, 1.0))
+    found, count = within_bounds(untouched, (0.0, 1.0))
     np.testing.assert_array_equal(found, untouched)
     assert count == 0
     for wrong in (1 + 2e-6, -2e-6):
         text = "compare: values must lie in [0, 1]; got 2.00e-06 outside. Report this."
         with pytest.raises(RuntimeError, match=exactly(text)):
-            _within(np.array([[wrong]]), (0.0, 1.0))
+            within_bounds(np.array([[wrong]]), (0.0, 1.0))
 
 
 def test_rounding_is_clipped_where_only_one_bound_is_finite() -> None:
-    clipped, count = _within(np.array([[-1e-9, 1e6, 0.0]]), (0.0, float("inf")))
+    clipped, count = within_bounds(np.array([[-1e-9, 1e6, 0.0]]), (0.0, float("inf")))
     np.testing.assert_array_equal(clipped, [[0.0, 1e6, 0.0]])
     assert count == 1
 

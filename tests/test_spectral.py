@@ -131,7 +131,7 @@ def test_the_route_of_many_layers_matches_the_oracle(name: str, shape: str, monk
 
 
 @FAMILY
-@pytest.mark.parametrize("weakest", [1e-2, 1e-5])
+@pytest.mark.parametrize("weakest", [1e-2, 1e-4, 1e-6])
 def test_the_route_of_many_layers_resolves_weak_directions(
     name: str, weakest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +141,17 @@ def test_the_route_of_many_layers_resolves_weak_directions(
     mixed = orthonormal(80, 12, 1) @ np.random.default_rng(0).standard_normal((12, 9)) + orthonormal(80, 9, 2)
     cols = {"y": turned(mixed * np.geomspace(1, weakest, 9)).astype(np.float32)}
     assert compare(rows, cols, name).values == pytest.approx(table(rows, cols, name), abs=2e-6)
+
+
+def test_the_route_of_many_layers_keeps_weak_directions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two directions of a millionth of the strength, all that is asked for, mix in a Gram matrix."""
+    monkeypatch.setattr(_spectrum, "_LARGE", 0)
+    basis = orthonormal(80, 8)
+    x = basis[:, 6:].astype(np.float32)
+    y = turned(basis * [1, 1, 1, 1, 1, 1, 1.3e-6, 1e-6]).astype(np.float32)
+    expected = spectral.linear_regression(x, y)
+    assert expected > 0.9
+    assert one(x, y, "linear_regression") == pytest.approx(expected, abs=2e-6)
 
 
 @FAMILY
@@ -217,6 +228,15 @@ def test_a_small_change_has_its_size(name: str, noise: float, turn: bool) -> Non
     y = x + noise * np.random.default_rng(4).standard_normal(x.shape)
     y = turned(y) if turn else y
     assert one(x, y, name) == pytest.approx(ORACLES[name](x, y), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["procrustes", "angular_procrustes"])
+def test_a_weak_further_direction_on_either_side_has_its_size(name: str) -> None:
+    """The narrower layer is turned into the wider one's space; the other way round would lose a direction."""
+    x, _ = pair()
+    wider = np.hstack([x, 1e-6 * np.random.default_rng(4).standard_normal((60, 2))])
+    for p, q in ((x, wider), (wider, x)):
+        assert one(p, q, name) == pytest.approx(ORACLES[name](p, q), rel=1e-3)
 
 
 # Closed forms.

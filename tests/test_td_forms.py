@@ -663,6 +663,16 @@ def test_a_layer_that_knows_nothing_of_the_fitting_rows_has_no_direction() -> No
     assert shares.values[0, 1] > 0
 
 
+def test_a_target_that_is_constant_among_the_held_out_rows_has_no_share() -> None:
+    x, z, _ = overlapping(60)
+    targets = np.where(np.arange(60) < 30, np.random.default_rng(0).standard_normal(60), 1.0)
+    metric = RegressionTD(fit_rows=tuple(range(30)), normalize="target")
+    states = metric.prepare_tasks([torch.tensor(x), torch.tensor(z)], {"t": torch.tensor(targets)})["t"]
+    found = metric.cross(states[:1], states[1:])
+    assert math.isnan(found.values.item())
+    assert set(found.reasons) == {(0, 0)}
+
+
 REFUSED: dict[str, tuple[np.ndarray, str]] = {
     "another length": (
         np.ones(59),

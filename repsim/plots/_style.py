@@ -32,14 +32,16 @@ def check_set(function: str, matrices: "Sequence[SimilarityMatrix]", texts: Sequ
 
 
 def colour_limits(matrices: Sequence["SimilarityMatrix"], limits: Limits) -> tuple[float, float]:
-    if limits == "bounds":
-        return matrices[0].definition.display
-    if limits == "data":
+    """The colours' range; where a measure has no bound, its largest value stands for it."""
+    if limits in ("bounds", "data"):
         found = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
-        if not found.size:
-            return matrices[0].definition.display
-        low, high = float(found.min()), float(found.max())
-        return (low, high) if high > low else (low - 0.5, high + 0.5)
+        low, high = matrices[0].definition.display
+        if found.size and limits == "data":
+            low, high = float(found.min()), float(found.max())
+            return (low, high) if high > low else (low - 0.5, high + 0.5)
+        if math.isinf(high):
+            high = max(float(found.max(initial=0)), low) or low + 1
+        return low, high
     if not isinstance(limits, tuple) or len(limits) != 2 or not limits[0] < limits[1]:
         raise ValueError(
             message("heatmap", 'limits must be "bounds", "data" or (low, high)', repr(limits), "Choose one")
@@ -74,15 +76,31 @@ def models(ax: "Axes", first: str, second: str) -> str:
 
 
 def distinct(names: Sequence[str], letters: int) -> list[str]:
-    """Names cut to some letters so that no two become equal: on the left, else in the middle or on the right."""
+    """Names cut to some letters so that no two become equal: to what tells them apart, or to their ends."""
+    start = _shared(names)
+    end = _shared([name[start:][::-1] for name in names])
     head = (letters - 1) // 2
-    cuts = [
-        [short(name, letters) for name in names],
-        [name if len(name) <= letters else name[:head] + "…" + name[head + 1 - letters :] for name in names],
-        [name if len(name) <= letters else name[: letters - 1] + "…" for name in names],
-    ]
-    for labels in cuts:
+
+    def unlike(name: str) -> str:
+        return ("…" if start else "") + name[start : len(name) - end] + ("…" if end else "")
+
+    def both_ends(name: str) -> str:
+        return name[:head] + "…" + name[head + 1 - letters :]
+
+    for cut in (unlike, lambda name: name, both_ends):
+        labels = [name if len(name) <= letters else short(cut(name), letters) for name in names]
         if len(set(labels)) == len(names):
             return labels
     numbers = [f"{k} " for k in range(1, len(names) + 1)]
     return [number + short(name, letters - len(number)) for number, name in zip(numbers, names, strict=True)]
+
+
+def _shared(names: Sequence[str]) -> int:
+    """With how many letters all names begin, in whole words."""
+    first, last = min(names), max(names)  # all others lie between them
+    count = 0
+    while count < min(len(first), len(last)) and first[count] == last[count]:
+        count += 1
+    while count and first[count - 1].isalnum():
+        count -= 1
+    return count

@@ -113,7 +113,7 @@ def mds_map(matrix: "SimilarityMatrix", *, ax: "Axes | None" = None, groups: Map
 
     Args:
         matrix: Of `repsim.compare_many`, or of one network's layers against each other.
-        ax: Where; None makes a figure.
+        ax: Where; None makes a figure. Names are fitted to the axes' size, so draw the map last of a figure's axes.
         groups: Network -> group, for all networks; gives colours and a legend.
 
     Returns:

@@ -77,7 +77,7 @@ def train(recipe: Recipe, data: ImageSet, test: ImageSet, *, seed: int, name: st
     per_epoch = max(1, len(data) // recipe.batch_size)
     total = recipe.epochs * per_epoch
     rise = max(1, total // 5)
-    kind = next(n for n, c in _recipes().items() if c is type(recipe))
+    kind = next((n for n, c in _recipes().items() if c is type(recipe)), type(recipe).__name__)
     step = 0
     with progress_bar(total, f"train {name}", "step", show=progress) as bar:
         for _ in range(recipe.epochs):

@@ -1,0 +1,51 @@
+"""Writes the table in docs/measures.md from the measures' own facts.
+
+python docs/make_measures.py            write it
+python docs/make_measures.py --check    exit with 1 where it is out of date
+"""
+
+import math
+import sys
+from pathlib import Path
+
+from repsim.metrics import METRICS, Metric
+
+PAGE = Path(__file__).with_name("measures.md")
+START, END = "<!-- facts: written by make_measures.py -->", "<!-- end of facts -->"
+
+
+def table() -> str:
+    """One line per measure, by kind and name."""
+    head = "| measure | says | range | equal | unchanged under | swap sides | cost | source |"
+    lines = [head, "|" + "---|" * 8]
+    lines += [line(name, METRICS[name]) for name in sorted(METRICS, key=lambda n: (METRICS[n].kind, n))]
+    return "\n".join(lines)
+
+
+def line(name: str, metric: Metric) -> str:
+    low, high = (f"{x:.4g}".replace("inf", "∞").replace("-", "−") for x in metric.bounds)
+    open_, close = ("(" if math.isinf(metric.bounds[0]) else "["), (")" if math.isinf(metric.bounds[1]) else "]")
+    cells = [
+        f"`{name}`",
+        metric.meaning,
+        f"{open_}{low}, {high}{close}",
+        f"{metric.self_value:g}",
+        ", ".join(sorted(metric.invariances)),
+        "same" if metric.symmetric else "differs",
+        metric.cost,
+        metric.source,
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def page() -> str:
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    return f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    fresh = page()
+    if "--check" in sys.argv[1:]:
+        sys.exit(0 if fresh == PAGE.read_text(encoding="utf-8") else 1)
+    PAGE.write_text(fresh, encoding="utf-8")

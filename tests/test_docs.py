@@ -1,0 +1,40 @@
+"""What the documentation says of the code is what the code says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import repsim
+from repsim.metrics import METRICS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_table_of_measures_is_the_codes_own() -> None:
+    script = [sys.executable, "docs/make_measures.py", "--check"]
+    assert subprocess.run(script, cwd=ROOT, check=False).returncode == 0, "run: python docs/make_measures.py"
+
+
+def test_the_readme_lists_every_measure() -> None:
+    listed = re.findall(r"^\| `([a-z0-9_]+)` \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(METRICS)
+
+
+def test_every_name_of_the_package_that_the_pages_use_exists() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    used = {
+        name for page in pages for name in re.findall(r"\brepsim\.([a-z_]+)\b(?!/)", page.read_text(encoding="utf-8"))
+    }
+    assert used - {name for name in used if hasattr(repsim, name)} == set()
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "benchmarks/README.md",
+    ]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
