@@ -13,21 +13,24 @@ from repsim import metrics, plots, tasks
 from repsim.activations import Activations
 from repsim.data import ImageSet, load_data
 from repsim.dimension import dimension
-from repsim.disagreement import disagreements
+from repsim.disagreement import Disagreements, disagreements
 from repsim.extraction import extract
-from repsim.inference import bootstrap, difference, permutation_test
+from repsim.inference import Difference, bootstrap, difference, permutation_test
 from repsim.live import live
 from repsim.many import compare_many
 from repsim.models import Network, load_model
 from repsim.plots import heatmap, layer_curve, panels
 from repsim.probes import fit_probes
-from repsim.ridge import lambda_curve
+from repsim.ridge import LambdaCurve, lambda_curve
 from repsim.similarity import CautionWarning, SimilarityMatrix, compare
 
 __all__ = [
     "Activations",
     "CautionWarning",
+    "Difference",
+    "Disagreements",
     "ImageSet",
+    "LambdaCurve",
     "Network",
     "SimilarityMatrix",
     "bootstrap",

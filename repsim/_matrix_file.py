@@ -56,7 +56,7 @@ def _unpack(
     details = f"{prefix}details/"
     given = {name: facts[name] for name in _FACTS}
     given |= {name: tuple(facts[name]) for name in ("rows", "cols", "cautions")}
-    tasks = enumerate(facts["tasks"].items())
+    tasks = enumerate(facts.get("tasks", {}).items())
     return kind(
         values=arrays[f"{prefix}values"],
         details={k.removeprefix(details): array for k, array in arrays.items() if k.startswith(details)},

@@ -46,9 +46,16 @@ def check_sides(a: Samples, b: Samples, metric: Metric, function: str) -> None:
 
 
 def _checked(tasks: Mapping[str, Any], n: int, function: str) -> dict[str, Tensor]:
-    if not tasks:
-        raise ValueError(message(function, "there must be a task", "none", 'Pass tasks={"name": labels}'))
-    found = {name: torch.as_tensor(y) for name, y in tasks.items()}
+    if not isinstance(tasks, Mapping) or not tasks:
+        got = "none" if isinstance(tasks, Mapping) else type(tasks).__name__
+        raise ValueError(message(function, "tasks must name each task", got, 'Pass tasks={"name": labels}'))
+    found = {}
+    for name, y in tasks.items():
+        try:
+            found[name] = torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError) as error:
+            got, advice = f"{type(y).__name__} for {name!r}", "Number the classes: one integer per sample"
+            raise TypeError(message(function, "a task must be numbers", got, advice)) from error
     for name, y in found.items():
         if y.ndim == 0 or len(y) != n:
             got = f"shape {tuple(y.shape)} for {name!r}"

@@ -25,7 +25,7 @@ class Spectrum:
     """X = Uᵀ diag(s) V of the centred layer, cut to its numerical rank or to a share of its variance.
 
     Attributes:
-        directions: (r, n) orthonormal rows U; float64, or float32 where many float32 layers are compared.
+        directions: (r, n) orthonormal rows U; float64, or float32 where many large float32 layers are compared.
         singular: (r,) float64 s, for the layer at Frobenius norm 1; largest first.
         coordinates: (r, p) float64 diag(s) V; empty where no measure asks for it.
         constant: The layer had no spread; r is 0.
@@ -131,7 +131,9 @@ def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, singl
     kept = none
     if coordinates:
         kept = directions @ centred if right is None else s[:keep, None] * right[:keep]
-    return Spectrum(directions.float() if single else directions, s[:keep] / norm, kept, False)
+    # Weights by coordinates depend on each canonical direction by itself, which float32 products would move too far.
+    rounded = directions.float() if single and not coordinates else directions
+    return Spectrum(rounded, s[:keep] / norm, kept, False)
 
 
 def _by_gram(x: Float[Tensor, "n p"]) -> tuple[Float[Tensor, "n p"], Float[Tensor, " p"], Float[Tensor, "p p"]]:

@@ -1,7 +1,6 @@
 """The command line: each verb is one call into the package."""
 
 import argparse
-import json
 import os
 import sys
 import traceback
@@ -9,8 +8,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from repsim._checks import message
-from repsim._files import whole_file, write_text
+from repsim._compare_command import compare_command
+from repsim._console import named_network, print_table
+from repsim._files import whole_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,16 +53,20 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("network", metavar="NETWORK", help=_NETWORK)
     layers.add_argument("--layers", nargs="+", metavar="GLOB", help="only these")
 
-    compare = verb("compare", _compare, "compare two networks layer by layer")
+    compare = verb("compare", compare_command, "compare two networks layer by layer")
     compare.add_argument("a", metavar="A", help=_NETWORK)
     compare.add_argument("b", metavar="B", help="the other network, or the same one again")
     compare.add_argument("--data", required=True, help='"digits", "cifar10", …, "imagefolder:PATH"')
-    compare.add_argument("--metric", action="append", help='repeatable, as in td or "td(seed=1)"; default cka and td')
+    compare.add_argument("--metric", action="append", help=_METRIC)
     _add_inputs(compare)
     compare.add_argument("--layers", nargs="+", metavar="GLOB", help="names or globs; default: leaf modules and blocks")
-    compare.add_argument("--reduction", default="mean", help="mean (default), max, pool:K, flatten, cls, mean_tokens")
+    compare.add_argument("--reduction", help="mean (default), max, pool:K, flatten (--live's), cls, mean_tokens")
     compare.add_argument("--batch-size", type=int, default=256)
     compare.add_argument("--device", help='where to compute, as in "cuda"')
+    compare.add_argument("--bootstrap", type=int, metavar="N", help="add an interval to every value, from N resamples")
+    compare.add_argument("--permutations", type=int, metavar="N", help="add p-values, from N permutations")
+    compare.add_argument("--live", action="store_true", help="never keep features: read them batch by batch")
+    compare.add_argument("--tasks", type=Path, metavar="FILE.json", help=_TASKS)
     compare.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
 
     heatmap = verb("heatmap", _heatmap, "draw a saved matrix")
@@ -79,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _NETWORK = "ARCHITECTURE:WEIGHTS, as in resnet20:weights.th, or a file that repsim wrote"
+_METRIC = 'repeatable, as in td or "td(seed=1)"; default cka and td, with --live cka_minibatch'
+_TASKS = 'downstream tasks for forms of TD: {"life": {"animal": [2, 3], "vehicle": [0, 1]}, …}'
 
 
 def _add_inputs(sub: argparse.ArgumentParser) -> None:
@@ -97,103 +103,13 @@ def _add_inputs(sub: argparse.ArgumentParser) -> None:
 def _layers(arguments: argparse.Namespace) -> None:
     from repsim.extraction import select_layers
 
-    network = _network(arguments.network, None)
+    network = named_network(arguments.network, None)
     names, _ = select_layers(network, arguments.layers)
     modules = dict(network.net.named_modules())
     width = max(map(len, names))
     for name in names:
         count = sum(p.numel() for p in modules[name].parameters())
         print(f"{name:{width}s}  {type(modules[name]).__name__:18s} {count:>12,} parameters")
-
-
-def _compare(arguments: argparse.Namespace) -> None:
-    from repsim.data import load_data
-    from repsim.extraction import extract
-    from repsim.metrics import get_metric, metric_name
-    from repsim.similarity import compare, versions
-
-    metrics = [get_metric(m) for m in arguments.metric or ["cka", "td"]]
-    normalize = [x if x is not None else arguments.normalize for x in (arguments.normalize_a, arguments.normalize_b)]
-    same = arguments.a == arguments.b and normalize[0] == normalize[1]
-    specs = [arguments.a] if same else [arguments.a, arguments.b]
-    networks = [_network(spec, n) for spec, n in zip(specs, normalize, strict=False)]
-    if not same and networks[0].name == networks[1].name:
-        networks[0].name, networks[1].name = f"{networks[0].name} (A)", f"{networks[1].name} (B)"
-    data = load_data(
-        arguments.data,
-        split=arguments.split,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        size=arguments.size,
-        root=arguments.root,
-        download=arguments.download,
-    )
-    sides = []
-    for network in networks:
-        if arguments.device:
-            network.to(arguments.device)
-        for note in network.provenance["notes"]:
-            print(f"{network.name}: {note}")
-        sides.append(
-            extract(
-                network,
-                data,
-                layers=arguments.layers,
-                reduction=arguments.reduction,
-                batch_size=arguments.batch_size,
-            )
-        )
-    print(f"{data!r}\n{sides[0]!r}" + ("" if same else f"\n{sides[1]!r}"))
-    results = []
-    for metric in metrics:
-        matrix = compare(sides[0], sides[-1], metric, device=arguments.device)
-        name = _file_name(metric_name(metric))
-        path = matrix.save(arguments.out / f"{name}.npz")
-        with whole_file(path.with_suffix(".csv")) as temporary:
-            matrix.to_frame().to_csv(temporary, index=False)
-        matrix.save_picture(path.with_suffix(".png"))
-        results.append(_summary(matrix, name))
-    facts = {"results": results, "data": {"name": data.name, "n": len(data), "digest": data.digest}}
-    facts |= {"networks": {n.name: n.provenance for n in networks}, "versions": versions()}
-    write_text(arguments.out / "summary.json", json.dumps(facts, indent=1))
-    _table(
-        ["metric", "layers", "n", "least", "most", "matched layers' mean", "closest pair"],
-        [
-            [
-                r["metric"],
-                f"{r['layers'][0]} × {r['layers'][1]}",
-                f"{r['n']:,}",
-                _number(r["min"]),
-                _number(r["max"]),
-                _number(r["matched_mean"]),
-                " ~ ".join(r["closest"]),
-            ]
-            for r in results
-        ],
-    )
-    print(f"written to {arguments.out}: {', '.join(r['file'] + '.{npz,csv,png}' for r in results)}, summary.json")
-
-
-def _summary(matrix, name: str) -> dict[str, object]:
-    import numpy as np
-
-    values = matrix.values
-    some = bool((~np.isnan(values)).any())
-    best = np.nanargmax if matrix.definition.kind == "similarity" else np.nanargmin
-    i, j = np.unravel_index(best(values), values.shape) if some else (0, 0)
-    matched = [v for *_, v in matrix.matched() if v == v]
-    return {
-        "metric": matrix.metric,
-        "file": name,
-        "layers": values.shape,
-        "n": matrix.n,
-        "min": float(np.nanmin(values)) if some else None,
-        "max": float(np.nanmax(values)) if some else None,
-        "matched_mean": float(np.mean(matched)) if matched else None,
-        "closest": [matrix.rows[i], matrix.cols[j]] if some else ["none"],
-        "cells_without_number": len(matrix.reasons),
-        "cautions": list(matrix.cautions),
-    }
 
 
 def _heatmap(arguments: argparse.Namespace) -> None:
@@ -211,7 +127,7 @@ def _heatmap(arguments: argparse.Namespace) -> None:
 def _metrics(arguments: argparse.Namespace) -> None:
     from repsim.metrics import METRICS
 
-    _table(
+    print_table(
         ["name", "kind", "bounds", "equal", "unchanged under", "cost", "source"],
         [
             [
@@ -236,55 +152,6 @@ def _demo(arguments: argparse.Namespace) -> None:
     print(demo.text)
     pictures = ", ".join(f.name for f in demo.files if f.suffix == ".png")
     print(f"\nwritten to {arguments.out}: {pictures}, and {len(demo.files)} files in all")
-
-
-def _network(spec: str, normalize: str | None):
-    from repsim.models import load_model
-
-    architecture, weights = _split(spec)
-    name = Path(weights or architecture).stem if weights or Path(architecture).is_file() else architecture
-    return load_model(architecture, checkpoint=weights, normalize=_normalization(normalize), name=name)
-
-
-def _split(spec: str) -> tuple[str, str | None]:
-    """ARCHITECTURE:WEIGHTS at the colon behind which a file stands; an architecture may hold a colon itself."""
-    if Path(spec).is_file():
-        return spec, None
-    places = [i for i, letter in enumerate(spec) if letter == ":"]
-    for i in places:
-        if Path(spec[i + 1 :]).is_file():
-            return spec[:i], spec[i + 1 :]
-    if places and (Path(spec[places[-1] + 1 :]).suffix or "/" in spec[places[-1] + 1 :]):
-        return spec[: places[-1]], spec[places[-1] + 1 :]
-    return spec, None
-
-
-def _normalization(text: str | None):
-    if text is None or text == "none":
-        return None
-    if "/" not in text:
-        return text
-    try:
-        mean, std = (tuple(float(v) for v in part.split(",")) for part in text.split("/"))
-    except ValueError as error:
-        advice = "Write means and stds as in .5,.5,.5/.2,.2,.2"
-        raise ValueError(message("repsim", "--normalize must be known", repr(text), advice)) from error
-    return mean, std
-
-
-def _file_name(metric: str) -> str:
-    """A metric's name with its settings, in letters that every file system takes."""
-    return "".join(c if c.isalnum() or c in "._-=" else "_" for c in metric).strip("_")
-
-
-def _number(value: object) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
-    for line in [head, ["-" * w for w in widths], *rows]:
-        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repsim._files import whole_file, write_text
 from repsim.activations import Activations
 from repsim.data import load_data
 from repsim.extraction import extract
+from repsim.inference import Difference, difference
 from repsim.plots import layer_curve, panels
 from repsim.recipes import RECIPES, Trained, train
 from repsim.similarity import SimilarityMatrix, compare, versions
@@ -20,6 +21,7 @@ _PAIRS = {
     "robust × robust": ("robust-0", "robust-1"),
     "standard × robust": ("standard-0", "robust-1"),
 }
+_MIXED = "standard × robust"
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class Demo:
     Attributes:
         networks: Name -> trained network.
         matrices: (metric, panel title) -> matrix.
+        differences: Panel title of a pair of one kind -> TD of the mixed pair less TD of that one, block by block.
         files: Everything written.
         text: The table and the reading of it.
     """
 
     networks: dict[str, Trained]
     matrices: dict[tuple[str, str], SimilarityMatrix]
+    differences: dict[str, Difference]
     files: tuple[Path, ...]
     text: str
 
@@ -68,7 +72,8 @@ def run(out: str | Path = "repsim-demo", *, progress: bool = True) -> Demo:
             files.append(matrix.save(out / f"{metric} {title.replace(' × ', ' ')}.npz".replace(" ", "-")))
         files.append(_pictures(out, metric, {t: m for (k, t), m in matrices.items() if k == metric}))
     files.append(_curve(out, {t: m for (k, t), m in matrices.items() if k == "td"}))
-    text = _report(networks, matrices)
+    differences = _differences({name: _blocks(side) for name, side in features.items()})
+    text = _report(networks, matrices, differences)
     write_text(out / "report.txt", text + "\n")
     facts = {
         "networks": {name: trained.record for name, trained in networks.items()},
@@ -76,10 +81,15 @@ def run(out: str | Path = "repsim-demo", *, progress: bool = True) -> Demo:
             {"metric": k, "pair": t, "n": m.n, "matched": m.matched(), "provenance": dict(m.provenance)}
             for (k, t), m in matrices.items()
         ],
+        "differences": [
+            {"metric": d.first.metric, "pair": _MIXED, "less": title, "level": d.level, "resamples": d.resamples}
+            | {"n": d.first.n, "blocks": {block: _numbers(d, block) for block in d.first.rows}}
+            for title, d in differences.items()
+        ],
         "versions": versions(),
     }
     write_text(out / "summary.json", json.dumps(facts, indent=1))
-    return Demo(networks, matrices, (*files, out / "report.txt", out / "summary.json"), text)
+    return Demo(networks, matrices, differences, (*files, out / "report.txt", out / "summary.json"), text)
 
 
 def _pictures(out: Path, metric: str, matrices: dict[str, SimilarityMatrix]) -> Path:
@@ -106,50 +116,76 @@ def _curve(out: Path, matrices: dict[str, SimilarityMatrix]) -> Path:
     return path
 
 
-def _report(networks: dict[str, Trained], matrices: dict[tuple[str, str], SimilarityMatrix]) -> str:
+def _is_block(layer: str) -> bool:
+    return layer.startswith("layer") and layer.count(".") == 1
+
+
+def _blocks(side: Activations) -> Activations:
+    """The same side with its residual blocks alone."""
+    return replace(side, features={layer: side[layer] for layer in side if _is_block(layer)})
+
+
+def _differences(features: dict[str, Activations]) -> dict[str, Difference]:
+    """How much further apart the mixed pair is than each pair of one kind."""
+    sides = {title: (features[a], features[b]) for title, (a, b) in _PAIRS.items()}
+    # The noise floor is in the matrices already.
+    metric = "td(resamples=0)"
+    return {title: difference(sides[_MIXED], sides[title], metric) for title in _PAIRS if title != _MIXED}
+
+
+def _numbers(found: Difference, block: str) -> dict[str, float]:
+    """A block against itself: both TDs, their difference and its interval."""
+    i = found.first.rows.index(block)
+    arrays = {"mixed": found.first.values, "pure": found.second.values, "difference": found.values}
+    arrays |= {"ci_low": found.ci_low, "ci_high": found.ci_high}
+    return {name: float(array[i, i]) for name, array in arrays.items()}
+
+
+def _report(
+    networks: dict[str, Trained],
+    matrices: dict[tuple[str, str], SimilarityMatrix],
+    differences: dict[str, Difference],
+) -> str:
     lines = ["Networks (digits_resnet8, 1,200 training images; scores on 597 test images)", ""]
     for name, trained in networks.items():
         scores = [f"{k} {v:.3f}" for k, v in trained.record["scores"].items() if k != "n_test"]
         lines.append(f"  {name:12s} {', '.join(scores)}")
-    blocks = [name for name in next(iter(matrices.values())).rows if name.startswith("layer") and name.count(".") == 1]
     lines += ["", "Matched layers: debiased CKA, and TD with its 95 % interval", ""]
-    reading = []
+    blocks = [layer for layer in matrices["td", _MIXED].rows if _is_block(layer)]
     for block in blocks:
-        intervals: dict[str, tuple[float, float, float]] = {}
         for title in _PAIRS:
             cka, td = matrices["cka", title], matrices["td", title]
             i, j = td.rows.index(block), td.cols.index(block)
             value, low, high = (float(x[i, j]) for x in (td.values, td.details["ci_low"], td.details["ci_high"]))
-            intervals[title] = value, low, high
             a, b, ratio = (float(td.details[k][i, j]) for k in ("accuracy_row", "accuracy_col", "td_ratio"))
             lines.append(
                 f"  {block:9s} {title:20s} CKA {cka.values[i, j]:5.3f}   TD {value:.4f} [{low:.4f}, {high:.4f}], "
                 f"{ratio:.2f} of what independent errors give   probe accuracies {a:.3f}, {b:.3f}"
             )
-        reading += _reading(block, intervals)
-    lines += ["", *reading, ""]
+    lines += [
+        "",
+        "The pairs against each other: differences of TD with their 95 % intervals, paired over the images",
+        "",
+    ]
+    lines += [_sentence(block, title, found) for block in blocks for title, found in differences.items()]
+    lines.append("")
     lines.append(
-        "The intervals cover the choice of the 597 test images. They do not cover the choice of networks: there is one "
-        "pair of each kind."
+        "The intervals cover the choice of the 597 test images, each for one comparison alone. They do not cover the "
+        "choice of networks: there is one pair of each kind."
     )
     return "\n".join(lines)
 
 
-def _reading(block: str, intervals: dict[str, tuple[float, float, float]]) -> list[str]:
-    """How the mixed pair differs from the pairs of one kind, said only as far as the intervals carry it."""
-    mixed = "standard × robust"
-    across = intervals[mixed]
-    lines = []
-    for title, (value, low, high) in intervals.items():
-        if title == mixed:
-            continue
-        if any(math.isnan(v) for v in (across[0], value)):
-            lines.append(f"At {block}, {mixed} beside {title}: no number, a probe did not converge.")
-            continue
-        if across[1] > high or low > across[2]:
-            more = "more" if across[0] > value else "less"
-            verdict = f"answers differ {more} than in {title}"
-        else:
-            verdict = f"cannot be told apart from {title}, the intervals overlap"
-        lines.append(f"At {block}, {mixed}: {verdict}: TD {across[0]:.4f} against {value:.4f}.")
-    return lines
+def _sentence(block: str, title: str, found: Difference) -> str:
+    """How the mixed pair differs from a pair of one kind, said only as far as the interval carries it."""
+    mixed, pure, delta, low, high = _numbers(found, block).values()
+    if math.isnan(low):
+        i = found.first.rows.index(block)
+        why = found.first.reasons.get((i, i)) or found.second.reasons.get((i, i)) or "a resample has none"
+        return f"At {block}, {_MIXED} beside {title}: no number, {why}."
+    if low <= 0 <= high:
+        verdict = f"cannot be told apart from {title}"
+    else:
+        verdict = f"answers differ {'more' if low > 0 else 'less'} than in {title}"
+    numbers = f"TD {mixed:.4f} against {pure:.4f}, difference {delta:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"At {block}, {_MIXED}: {verdict}: {numbers}."

@@ -30,6 +30,9 @@ def stratified_folds(
     for name, labels in named.items():
         classes, counts = labels[labels != ABSENT].unique(return_counts=True)
         smallest = int(counts.argmin())
+        if len(classes) == 1 and folds >= 2 and len(labels) < folds:
+            got, advice = f"{len(labels)} samples and {folds} folds", "Use fewer folds or more samples"
+            raise ValueError(message("stratified_folds", "every fold must have a sample", got, advice))
         if folds < 2 or counts[smallest] < folds:
             which = f" of {name!r}" if name else ""
             got = f"class {int(classes[smallest])}{which} with {int(counts[smallest])} and {folds} folds"
@@ -55,12 +58,14 @@ def bootstrap_folds(
 ) -> Int[Tensor, "s f n"]:
     """How often each of `resamples` bootstrap samples of a fold's training rows holds each row.
 
-    Rows are drawn within each group, so that no class is lost.
+    Rows are drawn within each group, so that no class is lost; groups in the order in which they first appear, so that
+    their numbers do not matter.
     """
+    seen = list(dict.fromkeys(groups.tolist()))
     generator = torch.Generator().manual_seed(seed)
     counts = torch.zeros(resamples, *train.shape, dtype=torch.int64)
     for f, mask in enumerate(train):
-        for group in groups.unique():
+        for group in seen:
             rows = (mask & (groups == group)).nonzero()[:, 0]
             drawn = torch.randint(max(1, len(rows)), (resamples, len(rows)), generator=generator)
             counts[:, f].scatter_add_(1, rows[drawn], torch.ones_like(drawn))

@@ -1,5 +1,6 @@
 """How sure is a value? Bootstrap intervals over samples, permutation tests, and differences of two comparisons."""
 
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from repsim._progress import progress_bar
 from repsim._sides import prepare_sides
 from repsim.activations import Activations, check_same_samples
 from repsim.metrics import Metric, get_metric, metric_name
-from repsim.similarity import SimilarityMatrix, compare
+from repsim.similarity import SimilarityMatrix, announce, labelled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,9 +63,8 @@ def bootstrap(
     chosen = get_metric(metric)
     _check_range("bootstrap", "resamples", resamples, 20)
     _check_level("bootstrap", level)
-    value = compare(a, b, chosen)
-    counts = _draw(a.n, resamples, seed)
-    found = _resampled(a, b, chosen, _prepared(a, b, chosen, "bootstrap"), counts)
+    value, states = _compared(a, b, chosen, "bootstrap")
+    found = _resampled(a, b, chosen, states, _draw(a.n, resamples, seed))
     details = _interval(value.values, found, level, chosen.bounds)
     given = {"resamples": resamples, "level": level, "seed": seed}
     return replace(value, details={**value.details, **details}, provenance={**value.provenance, "bootstrap": given})
@@ -98,8 +98,7 @@ def permutation_test(
     """
     chosen = get_metric(metric)
     _check_range("permutation_test", "permutations", permutations, 20)
-    value = compare(a, b, chosen)
-    rows, cols = _prepared(a, b, chosen, "permutation_test")
+    value, (rows, cols) = _compared(a, b, chosen, "permutation_test")
     generator = torch.Generator().manual_seed(seed)
     null = []
     with progress_bar(permutations, "permutations", "permutation") as bar:
@@ -213,14 +212,16 @@ def difference(
     chosen = get_metric(metric)
     _check_range("difference", "resamples", resamples, 20)
     _check_level("difference", level)
-    values = [compare(*pair, chosen) for pair in (first, second)]
+    compared = [_compared(*pair, chosen, "difference") for pair in (first, second)]
+    values = [matrix for matrix, _ in compared]
     if values[0].values.shape != values[1].values.shape:
         got = " and ".join(f"{len(m.rows)} × {len(m.cols)}" for m in values)
         advice = "Extract the same layers of both pairs"
         raise ValueError(message("difference", "both pairs must have equally many layers", got, advice))
     check_same_samples(first[0], second[0], "difference")
     counts = _draw(first[0].n, resamples, seed)
-    found = [_resampled(*pair, chosen, _prepared(*pair, chosen, "difference"), counts) for pair in (first, second)]
+    pairs = zip((first, second), compared, strict=True)
+    found = [_resampled(*pair, chosen, states, counts) for pair, (_, states) in pairs]
     delta = values[0].values - values[1].values
     moved = found[0] - found[1]
     interval = _interval(delta, moved, level, (-np.inf, np.inf))
@@ -232,8 +233,13 @@ def difference(
     return Difference(delta, *ends, p, values[0], values[1], level, resamples)
 
 
-def _prepared(a: Activations, b: Activations, metric: Metric, function: str) -> States:
-    return prepare_sides(a, b, metric, function)[""]
+def _compared(a: Activations, b: Activations, metric: Metric, function: str) -> tuple[SimilarityMatrix, States]:
+    """What `compare` gives, and the prepared layers, which serve every resample."""
+    started = time.time()
+    states = prepare_sides(a, b, metric, function)[""]
+    value = labelled(a, b, metric, metric.cross(*states), started)
+    announce(value, function, stacklevel=4)
+    return value, states
 
 
 def _layers(side: Activations) -> list[Tensor]:

@@ -202,22 +202,16 @@ def compare(
     started = time.time()
     chosen = get_metric(metric)
     check_sides(a, b, chosen, "compare")
-    provenance = {
-        "metric": repr(chosen),
-        "rows": provenance_of(a),
-        "cols": provenance_of(b),
-        "versions": versions(),
-        "device": str(device or (a.device if isinstance(a, LiveActivations) else a[a.layers[0]].device)),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-    }
     if isinstance(a, LiveActivations) or isinstance(b, LiveActivations):
-        found = {"": _matrix(a, b, chosen, streamed(a, b, chosen), {}, provenance)}
+        if tasks is not None:
+            advice = "Extract smaller features for measures of answers, or leave tasks out"
+            raise ValueError(message("compare", "tasks need stored features", "a live source", advice))
+        found = {"": streamed(a, b, chosen)}
     else:
-        own = outputs_differ(a, b) if isinstance(chosen, TaskMetric) else {}
         prepared = prepare_sides(a, b, chosen, "compare", tasks=tasks, device=device)
-        found = {task: _matrix(a, b, chosen, chosen.cross(*both), own, provenance) for task, both in prepared.items()}
-    provenance["seconds"] = round(time.time() - started, 3)
-    result = found[""] if tasks is None else _mean(found, provenance)
+        found = {task: chosen.cross(*states) for task, states in prepared.items()}
+    parts = {task: labelled(a, b, chosen, each, started, device) for task, each in found.items()}
+    result = parts[""] if tasks is None else _mean(parts)
     announce(result, "compare")
     return result
 
@@ -229,14 +223,24 @@ def outputs_differ(a: Activations, b: Activations) -> dict[str, float]:
     return {"outputs_disagree": float((a.outputs.argmax(1).cpu() != b.outputs.argmax(1).cpu()).double().mean())}
 
 
-def _matrix(
+def labelled(
     a: Activations | LiveActivations,
     b: Activations | LiveActivations,
     metric: Metric,
     found: Cross,
-    same: Mapping[str, float],
-    provenance: Mapping[str, Any],
+    started: float,
+    device: str | torch.device | None = None,
 ) -> SimilarityMatrix:
+    """Names what a metric has found, and says where it came from.
+
+    Args:
+        a: First side.
+        b: Second side.
+        metric: What was asked.
+        found: All pairs of their layers.
+        started: `time.time()` when the work began.
+        device: Where it was done; None where the features are.
+    """
     values, clipped = within_bounds(found.values.cpu().numpy(), metric.bounds)
     cautions = list(found.cautions)
     if clipped:
@@ -245,14 +249,24 @@ def _matrix(
         (i, j), why = next(iter(found.reasons.items()))
         cautions.append(f"{len(found.reasons)} of {values.size} cells are NaN; {a.layers[i]} × {b.layers[j]}: {why}")
     details = {name: array.cpu().numpy() for name, array in found.details.items()}
-    details |= {name: np.full(values.shape, value) for name, value in same.items()}
+    if isinstance(metric, TaskMetric) and isinstance(a, Activations) and isinstance(b, Activations):
+        details |= {name: np.full(values.shape, value) for name, value in outputs_differ(a, b).items()}
+    provenance = {
+        "metric": repr(metric),
+        "rows": provenance_of(a),
+        "cols": provenance_of(b),
+        "versions": versions(),
+        "device": str(device or (a.device if isinstance(a, LiveActivations) else a[a.layers[0]].device)),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+    }
     names = metric_name(metric), a.name, b.name
     return SimilarityMatrix(
         values, a.layers, b.layers, *names, a.n, details, found.reasons, tuple(cautions), provenance
     )
 
 
-def _mean(parts: Mapping[str, SimilarityMatrix], provenance: Mapping[str, Any]) -> SimilarityMatrix:
+def _mean(parts: Mapping[str, SimilarityMatrix]) -> SimilarityMatrix:
     """The mean over tasks; NaN where a task has no number."""
     reasons = {cell: f"task {name!r}: {why}" for name, part in parts.items() for cell, why in part.reasons.items()}
     cautions = tuple(f"task {name!r}: {text}" for name, part in parts.items() for text in part.cautions)
@@ -262,17 +276,16 @@ def _mean(parts: Mapping[str, SimilarityMatrix], provenance: Mapping[str, Any]) 
         details={f"task: {name}": part.values for name, part in parts.items()},
         reasons=reasons,
         cautions=cautions,
-        provenance=provenance,
         tasks=dict(parts),
     )
 
 
-def announce(matrix: SimilarityMatrix, function: str) -> None:
+def announce(matrix: SimilarityMatrix, function: str, *, stacklevel: int = 3) -> None:
     """Warns of every caution, at the line that called the caller."""
     for caution in matrix.cautions:
         if not caution.endswith("by rounding only"):
             text = f"{function} {matrix.row_model} × {matrix.col_model}, {matrix.metric}: {caution}."
-            warnings.warn(text, CautionWarning, stacklevel=3)
+            warnings.warn(text, CautionWarning, stacklevel=stacklevel)
 
 
 def versions() -> dict[str, str]:

@@ -76,7 +76,7 @@ def _batch(side: Side, start: int, stop: int, held: Sequence[Tensor]) -> Iterato
         nonlocal few
         out = held[layer][at : at + len(x)]
         if at == 0:
-            origins[layer], few = origin_of(x, stop - start, out), len(x)
+            origins[layer], few = origin_of(x, stop - start, out.dtype), len(x)
         torch.sub(x, origins[layer], out=out)
 
     read(side, slice(start, stop), write)

@@ -238,6 +238,16 @@ def test_rows_that_are_all_equally_far_apart_have_no_direction() -> None:
     assert found.cautions == (f"1 of 1 cells are NaN; x × y: {HOLLOW}",)
 
 
+def test_an_estimate_that_is_nothing_but_rounding_has_no_direction() -> None:
+    """The same rows in a turned space: their Gram matrix is constant up to rounding."""
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((10, 10)))[0]
+    x = np.tile(np.eye(10) @ turn, (4, 1))
+    k = x[:10] @ x[:10].T
+    assert np.abs(k - np.eye(10)).max() > 0
+    found = compare({"x": x}, {"y": layers(1, 40, (4,))["layer0"]}, MinibatchCKA(10))
+    assert found.reasons == {(0, 0): HOLLOW}
+
+
 # --- Sums -------------------------------------------------------------------------------------------------------
 
 

@@ -140,11 +140,11 @@ def test_only_held_out_answers_are_drawn() -> None:
 
 @pytest.mark.parametrize("name", ["cka_biased", "cka"])
 def test_errors_and_intervals_fit_a_known_value(name: str) -> None:
-    """40 data sets correlated by ρ = 0.7: an estimate of ρ² has the standard deviation 2ρ(1 − ρ²) / √n.
+    """25 data sets correlated by ρ = 0.7: an estimate of ρ² has the standard deviation 2ρ(1 − ρ²) / √n.
 
     All share their 60 draws, so that coverage by itself is a coarse measure.
     """
-    details = bootstrap(*related(80, 0.7, pairs=40), name, resamples=60, level=0.9).details
+    details = bootstrap(*related(80, 0.7, pairs=25), name, resamples=60, level=0.9).details
     error, low, high = (np.diag(details[name]) for name in ("standard_error", "ci_low", "ci_high"))
     assert error.mean() == pytest.approx(2 * 0.7 * 0.51 / math.sqrt(80), rel=0.12)
     assert (high - low).mean() == pytest.approx(2 * 1.645 * error.mean(), rel=0.12)
@@ -154,7 +154,7 @@ def test_errors_and_intervals_fit_a_known_value(name: str) -> None:
 def test_a_higher_level_is_a_wider_interval_and_more_samples_a_narrower_one() -> None:
     widths = []
     for n, level in ((60, 0.5), (60, 0.9), (60, 0.99), (540, 0.9)):
-        details = bootstrap(*related(n, 0.7, pairs=5), "cka_biased", resamples=100, level=level).details
+        details = bootstrap(*related(n, 0.7, pairs=4), "cka_biased", resamples=60, level=level).details
         widths.append(np.diag(details["ci_high"] - details["ci_low"]).mean())
     assert widths[0] < widths[1] < widths[2]
     assert widths[1] / widths[3] == pytest.approx(3, rel=0.3)
@@ -408,9 +408,9 @@ def test_pairing_narrows_the_interval() -> None:
 
 
 def test_p_values_of_no_difference_are_even_and_of_a_clear_one_small() -> None:
-    """30 layers and two that hear each of them through equally much noise."""
+    """20 layers and two that hear each of them through equally much noise."""
     rng = np.random.default_rng(0)
-    first = rng.standard_normal((30, 60, 3))
+    first = rng.standard_normal((20, 60, 3))
     a, b, c = (
         Activations.from_arrays({f"{i}": x + s * rng.standard_normal(x.shape) for i, x in enumerate(first)})
         for s in (0, 0.7, 0.7)
@@ -486,7 +486,7 @@ REFUSED = {
         "Extract both on one set."
     ),
     "other samples on two sides": (
-        "compare: both sides must hold the same samples; got 60 samples for 'one' and 7 for 'other'. "
+        "bootstrap: both sides must hold the same samples; got 60 samples for 'one' and 7 for 'other'. "
         "Extract both on one set."
     ),
 }

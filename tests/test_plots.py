@@ -549,5 +549,6 @@ def test_a_measure_without_an_upper_bound_is_drawn_up_to_its_largest_value() -> 
     a = repsim.Activations.from_arrays({name: rng.standard_normal((80, 4)) for name in "xyz"})
     found = repsim.compare(a, a, "gulp")
     assert repsim.heatmap(found).collections[0].get_clim() == (0, found.values.max())
-    alone = repsim.compare(*[repsim.Activations.from_arrays({"x": a["x"]})] * 2, "gulp")
+    one = repsim.Activations.from_arrays({"x": a["x"]})
+    alone = repsim.compare(one, one, "gulp")
     assert repsim.heatmap(alone).collections[0].get_clim() == (0, 1)

@@ -272,7 +272,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
         {"all": task(N, 4), "short": task(N - 1, 4)},
         "compare: every task must have 120 rows; got shape (119,) for 'short'. One label or target per sample.",
     ),
-    "none": ("td", {}, 'compare: there must be a task; got none. Pass tasks={"name": labels}.'),
+    "none": ("td", {}, 'compare: tasks must name each task; got none. Pass tasks={"name": labels}.'),
     "one class": (
         "td",
         {"all": np.zeros(N, dtype=int)},

@@ -13,7 +13,7 @@ from repsim._linalg import working_dtype
 from repsim._memory import available_memory
 from repsim.metrics._base import Cross, Metric
 
-#: Terms of a float32 sum before float64 takes over: a few 1e-8 of sums whose terms are all positive.
+#: Terms of a sum that are taken at once: float32 loses a few 1e-8 of so many positive terms, and copies stay small.
 SHORT = 2**14
 #: One of so many rows of a batch goes into the point from which the batch is measured.
 SHARE = 16
@@ -28,7 +28,7 @@ class Shifted:
     """Some rows of a layer, measured from a point among them, so that no product drowns in a large mean.
 
     Attributes:
-        rows: (b, p) features less `origin`, in the working dtype; exact zeros where all rows are equal.
+        rows: (b, p) features less `origin`, in the working dtype.
         origin: (p,) the point.
         eps: The relative rounding of the features as they came.
         name: What messages call the layer.
@@ -40,26 +40,23 @@ class Shifted:
     name: str
 
 
-def origin_of(x: Float[Tensor, "b p"], rows: int, out: Float[Tensor, "b p"]) -> Float[Tensor, " p"]:
-    """The mean of a batch's first few rows; their number is `few`. `out` is overwritten.
+def origin_of(x: Float[Tensor, "b p"], rows: int, dtype: torch.dtype) -> Float[Tensor, " p"]:
+    """The mean of a batch's first few rows.
 
     Its squared distance from the mean of all rows is at most rows / few times the variance, so products of what is
-    measured from it keep their digits. The mean is measured from the first row: it rounds at the size of the spread.
+    measured from it keep their digits.
 
     Args:
         x: The batch's first rows, all of them or some.
         rows: How many the batch has.
-        out: In the working dtype.
+        dtype: The working dtype.
     """
-    few = min(len(x), max(1, rows // SHARE))
-    first = x[0].to(out.dtype)
-    offset = torch.sub(x[:few], first, out=out[:few])
-    return first + (offset.new_ones(1, few) @ offset)[0] / few
+    return x[: max(1, rows // SHARE)].to(dtype).mean(0)
 
 
 def shifted(x: Float[Tensor, "b p"], out: Float[Tensor, "b p"], name: str = "layer") -> Shifted:
     """One batch's rows of a layer, written to `out` in its dtype."""
-    origin = origin_of(x, len(x), out)
+    origin = origin_of(x, len(x), out.dtype)
     return Shifted(torch.sub(x, origin, out=out), origin, torch.finfo(x.dtype).eps, name)
 
 

@@ -170,13 +170,13 @@ class _Grams:
     def products(self, other: "_Grams") -> Float[Tensor, "r c"]:
         """Inner products with another side's, for all pairs."""
         pieces = zip(self._tiles.split(SHORT, 1), other._tiles.to(self._tiles.device).split(SHORT, 1), strict=True)
-        found = torch.stack([matmul_nt(x, y).double() for x, y in pieces]).sum(0)
+        found = torch.stack([x.double() @ y.double().T for x, y in pieces]).sum(0)
         return found.cpu() * torch.outer(self._units, other._units)
 
     def own(self) -> Float[Tensor, " l"]:
         """The diagonal of the products with itself."""
         parts = self._tiles.split(SHORT, 1)
-        return torch.stack([part.square().sum(1).double() for part in parts]).sum(0).cpu() * self._units**2
+        return torch.stack([part.double().square().sum(1) for part in parts]).sum(0).cpu() * self._units**2
 
     def per_layer(self, weight: float, own: Float[Tensor, " l"]) -> Sums:
         """What this batch adds to the sums of `_PER_LAYER`."""

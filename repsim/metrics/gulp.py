@@ -27,10 +27,10 @@ class _RidgeMetric(SpectralMetric):
     cost: ClassVar = "one decomposition per layer; per pair n·r·r"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.penalty < math.inf:
+        if not isinstance(self.penalty, int | float) or not 0 <= self.penalty < math.inf:
             advice = "It is relative to features of mean row norm² 1: from 1e-4 to 1 is usual, 0 leaves the spans alone"
             name = type(self).__name__
-            raise ValueError(message(name, "penalty must be a finite number >= 0", f"{self.penalty}", advice))
+            raise ValueError(message(name, "penalty must be a finite number >= 0", repr(self.penalty), advice))
 
     @property
     def invariances(self) -> frozenset[Invariance]:

@@ -211,16 +211,17 @@ def _or_nan(x: Tensor) -> Tensor:
 
 def _floor(rows: Sequence[Answers], cols: Sequence[Answers]) -> dict[str, Tensor]:
     """How often heads fitted on different resamples differ: on one layer (the floor), and between the two."""
-    s = len(rows[0].resampled)
+    s, m = rows[0].resampled.shape
     others = [(i, j) for i in range(s) for j in range(s) if i != j]
-    floors = [
-        torch.stack(
-            [torch.stack([(a.resampled[i] != a.resampled[j]).double().mean() for i, j in others]).mean() for a in side]
-        )
-        for side in (rows, cols)
-    ]
-    between = [_differ([a.resampled[i] for a in rows], [b.resampled[j] for b in cols]) for i, j in others]
-    td_boot = torch.stack(between).mean(0)
+    # Whole numbers are added before they are divided, so that a layer exceeds its own floor by exactly nothing.
+    every = m * len(others)
+    floors = []
+    for side in (rows, cols):
+        each = torch.stack([a.resampled for a in side], 1)  # (s, layers, m)
+        floors.append(torch.stack([(each[i] != each[j]).sum(1) for i, j in others]).sum(0).double() / every)
+    right = torch.stack([b.resampled for b in cols], 1)
+    between = [torch.stack([(right[j] != a.resampled[i]).sum(1) for i, j in others]).sum(0) for a in rows]
+    td_boot = torch.stack(between).double() / every
     row, col = floors[0][:, None].expand_as(td_boot), floors[1][None, :].expand_as(td_boot)
     return {"floor_row": row.clone(), "floor_col": col.clone(), "td_boot": td_boot, "excess": td_boot - (row + col) / 2}
 

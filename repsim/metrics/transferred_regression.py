@@ -41,8 +41,8 @@ class Predictions:
     @property
     def r2(self) -> float:
         """Held-out share of the targets' variance that is predicted; negative where the mean would do better."""
-        spread = (self.target - self.target.mean(0)).square().sum()
-        return float(1 - (self.target - self.predicted).square().sum() / spread)
+        spread = float((self.target - self.target.mean(0)).square().sum())
+        return 1 - float((self.target - self.predicted).square().sum()) / spread if spread > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class RegressionTD(HeadMetric):
             raise ValueError(
                 message("RegressionTD", "normalize must be 'cosine' or 'target'", got, "Choose one of these")
             )
-        if not 0 <= self.penalty < math.inf:
-            got, advice = f"{self.penalty}", "Use 0 for least squares"
+        if not isinstance(self.penalty, int | float) or not 0 <= self.penalty < math.inf:
+            got, advice = repr(self.penalty), "Use 0 for least squares"
             raise ValueError(message("RegressionTD", "penalty must be a finite number >= 0", got, advice))
 
     @property
@@ -145,6 +145,8 @@ class RegressionTD(HeadMetric):
                         reasons[i, j] = f"the {side} layer has {CONSTANT}"
                     elif math.isnan(values[i, j]) and float(_moment(ones / m, s.predicted)[0]) <= least:
                         reasons[i, j] = f"the {side} layer's head predicts the same for every sample: no direction"
+                if math.isnan(values[i, j]):
+                    reasons.setdefault((i, j), "the target is the same for every held-out sample")
         for cell in reasons:
             values[cell] = math.nan
         return Cross(values, details, reasons)
@@ -169,7 +171,7 @@ class RegressionTD(HeadMetric):
             for j, b in enumerate(cols):
                 gap, one, two = _moment(weight, a.predicted - b.predicted), norms[id(a)], norms[id(b)]
                 if self.normalize == "target":
-                    out[:, i, j] = gap / target
+                    out[:, i, j] = gap / target.where(target > 0, math.nan)
                 else:
                     # 2 − 2cos, in a form that keeps its digits where the predictions are nearly the same.
                     known = torch.minimum(one, two) > _NOTHING * target.sqrt()

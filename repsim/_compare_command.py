@@ -1,0 +1,200 @@
+"""`repsim compare`: two networks and images in, a folder of matrices, tables and pictures out."""
+
+import argparse
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from repsim._checks import message
+from repsim._console import Groups, named_network, number, print_table, read_tasks
+from repsim._files import whole_file, write_text
+from repsim.activations import Activations
+from repsim.data import ImageSet, load_data
+from repsim.extraction import extract
+from repsim.inference import bootstrap, permutation_test
+from repsim.live import LiveActivations, live
+from repsim.metrics import Metric, TaskMetric, get_metric, metric_name
+from repsim.models import Network
+from repsim.similarity import CautionWarning, SimilarityMatrix, compare, versions
+from repsim.tasks import coarser
+
+Sides = tuple[Activations, Activations] | tuple[LiveActivations, LiveActivations]
+
+
+def compare_command(arguments: argparse.Namespace) -> None:
+    """Compares as asked, writes everything to the output folder and prints a table.
+
+    Raises:
+        ValueError: Options that do not go together, or whatever the package finds wrong.
+    """
+    _check_options(arguments)
+    metrics = [get_metric(m) for m in arguments.metric or (["cka_minibatch"] if arguments.live else ["cka", "td"])]
+    groups = read_tasks(arguments.tasks) if arguments.tasks else {}
+    networks = _networks(arguments)
+    data = load_data(
+        arguments.data,
+        split=arguments.split,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        size=arguments.size,
+        root=arguments.root,
+        download=arguments.download,
+    )
+    tasks = {name: _task(name, of, data, arguments.tasks) for name, of in groups.items()}
+    sides = _sides(arguments, networks, data)
+    results = []
+    for metric in metrics:
+        matrix = _asked(arguments, sides, metric, tasks)
+        name = _file_name(metric_name(metric))
+        path = matrix.save(arguments.out / f"{name}.npz")
+        with whole_file(path.with_suffix(".csv")) as temporary:
+            matrix.to_frame().to_csv(temporary, index=False)
+        matrix.save_picture(path.with_suffix(".png"))
+        results.append(_summary(matrix, name, ignored=list(tasks) if not matrix.tasks else []))
+    facts = {"results": results, "data": {"name": data.name, "n": len(data), "digest": data.digest}}
+    facts |= {"networks": {n.name: n.provenance for n in networks}, "versions": versions(), "tasks": groups}
+    write_text(arguments.out / "summary.json", json.dumps(facts, indent=1))
+    _print_results(results)
+    print(f"written to {arguments.out}: {', '.join(r['file'] + '.{npz,csv,png}' for r in results)}, summary.json")
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """What can be refused before anything is loaded."""
+    resampling = [name for name in ("bootstrap", "permutations") if getattr(arguments, name) is not None]
+    for name in resampling:
+        if getattr(arguments, name) < 20:
+            got = f"{getattr(arguments, name)}"
+            raise ValueError(message("repsim", f"--{name} must be at least 20", got, "200 is usual"))
+    if arguments.live and (resampling or arguments.tasks):
+        given = ", ".join(f"--{name}" for name in [*resampling, *(["tasks"] if arguments.tasks else [])])
+        advice = "Leave --live out, or the others"
+        raise ValueError(message("repsim", "--live keeps no features to go back to", given, advice))
+    if arguments.tasks and resampling:
+        given = f"--tasks and --{resampling[0]}"
+        raise ValueError(message("repsim", "resampling takes one task, the labels", given, "Leave one of them out"))
+
+
+def _networks(arguments: argparse.Namespace) -> list[Network]:
+    """Both networks under different names, or one that shall be compared with itself."""
+    normalize = [x if x is not None else arguments.normalize for x in (arguments.normalize_a, arguments.normalize_b)]
+    same = arguments.a == arguments.b and normalize[0] == normalize[1]
+    specs = [arguments.a] if same else [arguments.a, arguments.b]
+    networks = [named_network(spec, n) for spec, n in zip(specs, normalize, strict=False)]
+    if not same and networks[0].name == networks[1].name:
+        networks[0].name, networks[1].name = f"{networks[0].name} (A)", f"{networks[1].name} (B)"
+    return networks
+
+
+def _task(name: str, groups: Groups, data: ImageSet, path: Path) -> Tensor:
+    try:
+        return coarser(data.labels, groups)
+    except ValueError as error:
+        raise ValueError(f"{path}, task {name!r}: {error}") from error
+
+
+def _sides(arguments: argparse.Namespace, networks: list[Network], data: ImageSet) -> Sides:
+    """The networks over the images; the same object twice for a network with itself."""
+    make = live if arguments.live else extract
+    reduction = arguments.reduction or ("flatten" if arguments.live else "mean")
+    sides = []
+    for network in networks:
+        if arguments.device:
+            network.to(arguments.device)
+        for note in network.provenance["notes"]:
+            print(f"{network.name}: {note}")
+        side = make(network, data, layers=arguments.layers, reduction=reduction, batch_size=arguments.batch_size)
+        if isinstance(side, Activations) and arguments.device:
+            side = replace(side, features={layer: side[layer].to(arguments.device) for layer in side})
+        sides.append(side)
+    print("\n".join(map(repr, [data, *sides])))
+    return sides[0], sides[-1]
+
+
+def _asked(
+    arguments: argparse.Namespace, sides: Sides, metric: Metric, tasks: Mapping[str, Tensor]
+) -> SimilarityMatrix:
+    """The matrix with all that the options add to it."""
+    a, b = sides
+    found = []
+    if isinstance(a, Activations) and isinstance(b, Activations):
+        if arguments.permutations is not None:
+            found.append(permutation_test(a, b, metric, permutations=arguments.permutations))
+        if arguments.bootstrap is not None:
+            with warnings.catch_warnings():
+                if found:  # it has said already what there is to say of these values
+                    warnings.simplefilter("ignore", CautionWarning)
+                found.append(bootstrap(a, b, metric, resamples=arguments.bootstrap))
+    if not found:
+        return compare(a, b, metric, tasks=tasks if tasks and isinstance(metric, TaskMetric) else None)
+    # The bootstrap comes last: its interval stands in place of the measure's own, as without --permutations.
+    details = {name: array for matrix in found for name, array in matrix.details.items()}
+    provenance = {name: fact for matrix in found for name, fact in matrix.provenance.items()}
+    return replace(found[-1], details=details, provenance=provenance)
+
+
+def _summary(matrix: SimilarityMatrix, name: str, ignored: list[str]) -> dict[str, Any]:
+    values = matrix.values
+    some = bool((~np.isnan(values)).any())
+    best = np.nanargmax if matrix.definition.kind == "similarity" else np.nanargmin
+    i, j = np.unravel_index(best(values), values.shape) if some else (0, 0)
+    return {
+        "metric": matrix.metric,
+        "file": name,
+        "layers": values.shape,
+        "n": matrix.n,
+        "min": float(np.nanmin(values)) if some else None,
+        "max": float(np.nanmax(values)) if some else None,
+        "matched_mean": _matched_mean(matrix),
+        "closest": [matrix.rows[i], matrix.cols[j]] if some else ["none"],
+        "cells_without_number": len(matrix.reasons),
+        "cautions": list(matrix.cautions),
+        "bootstrap": matrix.provenance.get("bootstrap"),
+        "permutation_test": matrix.provenance.get("permutation_test"),
+        "tasks": {task: {"matched_mean": _matched_mean(part)} for task, part in matrix.tasks.items()},
+        "tasks_ignored": ignored,
+    }
+
+
+def _matched_mean(matrix: SimilarityMatrix) -> float | None:
+    matched = [v for *_, v in matrix.matched() if v == v]
+    return float(np.mean(matched)) if matched else None
+
+
+def _print_results(results: list[dict[str, Any]]) -> None:
+    head = ["metric", "layers", "n", "least", "most", "matched layers' mean", "closest pair", "added"]
+    rows = []
+    for r in results:
+        numbers = [number(r[name]) for name in ("min", "max", "matched_mean")]
+        layers = f"{r['layers'][0]} × {r['layers'][1]}"
+        rows.append([r["metric"], layers, f"{r['n']:,}", *numbers, " ~ ".join(r["closest"]), _added(r)])
+        rows += [
+            [f"  {task}", "", "", "", "", number(part["matched_mean"]), "", ""] for task, part in r["tasks"].items()
+        ]
+    shown = len(head) if any(row[-1] for row in rows) else len(head) - 1
+    print_table(head[:shown], [row[:shown] for row in rows])
+
+
+def _added(result: Mapping[str, Any]) -> str:
+    """What the options have added to a matrix, or what it has not taken."""
+    parts = []
+    if result["bootstrap"]:
+        given = result["bootstrap"]
+        parts.append(f"{100 * given['level']:g} % intervals ({given['resamples']:,} resamples)")
+    if result["permutation_test"]:
+        parts.append(f"p-values ({result['permutation_test']['permutations']:,} permutations)")
+    if result["tasks"]:
+        parts.append(f"mean of {len(result['tasks'])} tasks")
+    if result["tasks_ignored"]:
+        parts.append("tasks ignored: no measure of answers")
+    return ", ".join(parts)
+
+
+def _file_name(metric: str) -> str:
+    """A metric's name with its settings, in letters that every file system takes."""
+    return "".join(c if c.isalnum() or c in "._-=" else "_" for c in metric).strip("_")
