@@ -52,6 +52,7 @@ from torch import Tensor
 import repsim
 from repsim import Activations
 from repsim._gemm import matmul_nt
+from repsim.live import LiveActivations
 from repsim.models import Network
 
 PACKAGES = {"torch_cka": "torch_cka", "pytorch-cka": "cka"}  # in the index -> what is imported
@@ -148,6 +149,7 @@ def end_to_end(args: argparse.Namespace) -> None:
     times = interleave(
         {
             "all": lambda: repsim.compare(take(nets[0], images), take(nets[1], images), "cka"),
+            "live": lambda: repsim.compare(watch(nets[0], images), watch(nets[1], images), "cka"),
             "extract": lambda: [take(net, images) for net in nets],
             "compare": lambda: repsim.compare(a, b, "cka"),
             "forward": lambda: [forward(net, images, batch) for net in nets],
@@ -164,6 +166,8 @@ def end_to_end(args: argparse.Namespace) -> None:
         what = "torch.mm" if route == "mm" else "repsim's product"
         note = f"{times.median('all'):.2f} s against {np.median(floor):.2f} s, at {rate / 1e9:.0f} GFLOP/s"
         table.row(f"extract + compare seconds / floor with {what}", ratio, note)
+        ratio = float(np.median(np.array(times.seconds["live"]) / floor))
+        table.row(f"compare on live sources, seconds / floor with {what}", ratio, f"{times.median('live'):.2f} s")
         ratio = times.median("compare") * rate / operations
         note = f"{times.median('compare'):.2f} s against {operations / rate:.2f} s"
         table.row(f"compare seconds / Gram matrices by {what}", ratio, note)
@@ -171,11 +175,16 @@ def end_to_end(args: argparse.Namespace) -> None:
     table.row("extract seconds / bare forward seconds", times.ratio("extract", "forward"), note)
     exact = exact_cka(list(a.features.values()), list(b.features.values()))
     table.row("error of repsim", worst(times.results["compare"].values, exact))
+    table.row("error of repsim, live sources", worst(times.results["live"].values, exact))
     table.row("MB that compare adds", memory_of("flat", args.quick), f"features are {size(a) + size(b):,.0f} MB")
 
 
 def take(net: Network, images: repsim.ImageSet) -> Activations:
     return repsim.extract(net, images, layers=CONVS_AND_BLOCKS, reduction="flatten", progress=False)
+
+
+def watch(net: Network, images: repsim.ImageSet) -> LiveActivations:
+    return repsim.live(net, images, layers=CONVS_AND_BLOCKS, progress=False)
 
 
 def size(side: Activations) -> float:

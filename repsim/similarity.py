@@ -206,6 +206,9 @@ def compare(
         if tasks is not None:
             advice = "Extract smaller features for measures of answers, or leave tasks out"
             raise ValueError(message("compare", "tasks need stored features", "a live source", advice))
+        if device is not None:
+            advice = "Move the network itself, as in net.to(device)"
+            raise ValueError(message("compare", "device is for stored features", "a live source", advice))
         found = {"": streamed(a, b, chosen)}
     else:
         prepared = prepare_sides(a, b, chosen, "compare", tasks=tasks, device=device)

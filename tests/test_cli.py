@@ -4,10 +4,12 @@ import contextlib
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,17 @@ import numpy as np
 import pytest
 import torch
 
-from repsim import SimilarityMatrix, metrics
+from repsim import (
+    Activations,
+    SimilarityMatrix,
+    bootstrap,
+    compare,
+    extract,
+    load_data,
+    load_model,
+    metrics,
+    permutation_test,
+)
 from repsim._files import sha256_of
 from repsim.cli import main
 from repsim.demo import Demo
@@ -214,6 +226,282 @@ def test_a_matrix_without_a_number_is_summed_up_as_such(tmp_path: Path, monkeypa
     assert names(tmp_path) == ["cka.csv", "cka.npz", "cka.png", "summary.json"]
 
 
+# --- compare: what options add --------------------------------------------------------------------------------
+
+
+def sides(**options: Any) -> tuple[Activations, Activations]:
+    """What `compare` extracts with BLOCKS and DIGITS."""
+    data = load_data("digits", limit=120)
+    options = {"layers": "layer*.*", "progress": False, **options}
+    a, b = (extract(load_model(file, name=Path(file).stem), data, **options) for file in (STANDARD, PGD))
+    return a, b
+
+
+def summary(found: Run) -> dict[str, Any]:
+    return json.loads((found.folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def results(found: Run) -> list[dict[str, Any]]:
+    return summary(found)["results"]
+
+
+def table(found: Run) -> list[list[str]]:
+    """The cells of the end table, its head first."""
+    lines = found.out.splitlines()
+    at = next(k for k, line in enumerate(lines) if line.startswith("metric"))
+    starts = [0, *(m.end() for m in re.finditer("  ", lines[at + 1]))]
+    cells = [[line[a:b].strip() for a, b in pairwise([*starts, None])] for line in lines[at:-1]]
+    return [cells[0], *cells[2:]]
+
+
+def check_csv(folder: Path, name: str, expected: SimilarityMatrix) -> None:
+    """The table beside a matrix holds every detail of it."""
+    with open(folder / f"{name}.csv", newline="", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == expected.values.size
+    for line in lines:
+        cell = expected.rows.index(line["row_layer"]), expected.cols.index(line["col_layer"])
+        for detail, array in expected.details.items():
+            number = float(line[detail] or "nan")
+            assert number == pytest.approx(float(array[cell]), rel=1e-9, abs=1e-12, nan_ok=True), detail
+
+
+TD = "td(folds=3, resamples=0)"
+TD_FILE = "td_folds=3__resamples=0"
+RESAMPLED = {"resamples": 30, "level": 0.95, "seed": 0}
+PERMUTED = {"permutations": 25, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Intervals and p-values for a measure of features and one of answers."""
+    options = ["--bootstrap", "30", "--permutations", "25", "--metric", "cka", "--metric", TD]
+    return ran(tmp_path_factory.mktemp("both"), STANDARD, PGD, *DIGITS, *BLOCKS, *options)
+
+
+@pytest.mark.parametrize(("name", "metric"), [("cka", "cka"), (TD_FILE, TD)])
+def test_intervals_and_p_values_together_are_those_of_the_package(both: Run, name: str, metric: str) -> None:
+    assert (both.code, both.err) == (0, "")
+    made = SimilarityMatrix.load(both.folder / f"{name}.npz")
+    a, b = sides()
+    plain = compare(a, b, metric)
+    resampled = bootstrap(a, b, metric, resamples=30)
+    permuted = permutation_test(a, b, metric, permutations=25)
+    np.testing.assert_array_equal(made.values, plain.values)
+    for detail in ("ci_low", "ci_high", "standard_error", "bootstrap_bias"):
+        np.testing.assert_array_equal(made.details[detail], resampled.details[detail])
+    for detail in ("p_value", "null_mean", "null_low", "null_high"):
+        np.testing.assert_array_equal(made.details[detail], permuted.details[detail])
+    assert set(made.details) == set(resampled.details) | set(permuted.details)
+    assert made.provenance["bootstrap"] == RESAMPLED
+    assert made.provenance["permutation_test"] == PERMUTED
+    check_csv(both.folder, name, made)
+
+
+def test_the_table_and_the_summary_say_what_was_added(both: Run) -> None:
+    assert [(r["bootstrap"], r["permutation_test"]) for r in results(both)] == [(RESAMPLED, PERMUTED)] * 2
+    head, *rows = table(both)
+    assert head[-1] == "added"
+    assert [row[-1] for row in rows] == ["95 % intervals (30 resamples), p-values (25 permutations)"] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "added", "details"),
+    [
+        (["--bootstrap", "20"], "95 % intervals (20 resamples)", {"ci_low", "ci_high", "standard_error"}),
+        (["--permutations", "1000"], "p-values (1,000 permutations)", {"p_value", "null_mean", "null_low"}),
+    ],
+)
+def test_intervals_or_p_values_alone(options: list[str], added: str, details: set[str], tmp_path: Path) -> None:
+    found = ran(tmp_path, STANDARD, PGD, *DIGITS, *BLOCKS, *options, "--metric", "cka", "--device", "cpu")
+    assert found.code == 0
+    made = SimilarityMatrix.load(tmp_path / "cka.npz")
+    assert details <= set(made.details)
+    assert ("p_value" in made.details) != ("standard_error" in made.details)
+    assert table(found)[1][-1] == added
+    (result,) = results(found)
+    assert (result["bootstrap"] is None) == ("p_value" in made.details)
+    assert (result["permutation_test"] is None) == ("standard_error" in made.details)
+
+
+def test_without_options_nothing_is_added(pair: Run) -> None:
+    assert "added" not in table(pair)[0]
+    for result in results(pair):
+        assert (result["bootstrap"], result["permutation_test"]) == (None, None)
+        assert (result["tasks"], result["tasks_ignored"]) == ({}, [])
+    assert summary(pair)["tasks"] == {}
+
+
+@pytest.mark.filterwarnings("always::repsim.CautionWarning")
+def test_cautions_are_said_once_however_much_is_added(tmp_path: Path) -> None:
+    options = ["--bootstrap", "20", "--permutations", "20", "--metric", "td(folds=3, resamples=0, max_iter=1)"]
+    found = ran(tmp_path, STANDARD, PGD, *DIGITS, "--layers", "layer3.0", *options)
+    assert found.code == 0
+    (line,) = found.err.splitlines()
+    assert line.startswith("caution: permutation_test digits_standard × digits_pgd, td(")
+    made = SimilarityMatrix.load(next(tmp_path.glob("*.npz")))
+    for detail in ("ci_low", "ci_high", "standard_error", "p_value"):
+        assert np.isnan(made.details[detail]).all()
+
+
+# --- compare --live -------------------------------------------------------------------------------------------
+
+
+def test_live_networks_are_compared_batch_by_batch_on_whole_maps(tmp_path: Path) -> None:
+    found = ran(tmp_path, STANDARD, PGD, *DIGITS, *BLOCKS, "--live", "--batch-size", "50")
+    assert (found.code, found.err) == (0, "")
+    assert names(tmp_path) == ["cka_minibatch.csv", "cka_minibatch.npz", "cka_minibatch.png", "summary.json"]
+    made = SimilarityMatrix.load(tmp_path / "cka_minibatch.npz")
+    expected = compare(*sides(reduction="flatten"), "cka_minibatch")
+    np.testing.assert_allclose(made.values, expected.values, atol=1e-6)  # products of float32
+    assert (made.row_model, made.col_model, made.n) == ("digits_standard", "digits_pgd", 120)
+    assert made.provenance["rows"]["reduction"] == made.provenance["cols"]["reduction"] == "flatten"
+    assert "LiveActivations('digits_standard', 3 layers × 120 samples, width 256 to 1,024, flatten)" in found.out
+    assert found.out.count("LiveActivations(") == 2
+    assert results(found)[0]["matched_mean"] == pytest.approx(np.diag(expected.values).mean(), abs=1e-6)
+
+
+def test_live_takes_another_measure_and_reduction(tmp_path: Path) -> None:
+    options = ["--live", "--metric", "cka", "--reduction", "mean", "--device", "cpu"]
+    found = ran(tmp_path, STANDARD, PGD, *DIGITS, *BLOCKS, *options)
+    assert found.code == 0
+    made = SimilarityMatrix.load(tmp_path / "cka.npz")
+    np.testing.assert_allclose(made.values, compare(*sides(), "cka").values, atol=1e-6)
+    assert made.provenance["rows"]["reduction"] == "mean"
+
+
+def test_a_live_network_with_itself(tmp_path: Path) -> None:
+    found = ran(tmp_path, PGD, PGD, *DIGITS, *BLOCKS, "--live")
+    assert found.code == 0
+    made = SimilarityMatrix.load(tmp_path / "cka_minibatch.npz")
+    np.testing.assert_allclose(np.diag(made.values), 1.0, atol=1e-9)
+    np.testing.assert_array_equal(made.values, made.values.T)
+    assert found.out.count("LiveActivations(") == 1
+
+
+# --- compare --tasks ------------------------------------------------------------------------------------------
+
+TASKS = {"round": {"round": [0, 6, 8, 9], "other": [1, 2, 3, 4, 5, 7]}, "odd/even": {"odd": [1, 3, 5], "even": [0, 2]}}
+
+
+@pytest.fixture(scope="module")
+def tasked(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two tasks for forms of TD, and a measure that has none."""
+    folder = tmp_path_factory.mktemp("tasked")
+    (folder / "tasks.json").write_text(json.dumps(TASKS), encoding="utf-8")
+    asked = [x for metric in (TD, "cka", "td_soft", "td_regression") for x in ("--metric", metric)]
+    options = ["--tasks", str(folder / "tasks.json"), *asked]
+    return ran(folder / "out", STANDARD, PGD, *DIGITS, *BLOCKS, *options)
+
+
+def test_tasks_are_groups_of_the_datas_classes(tasked: Run) -> None:
+    assert (tasked.code, tasked.err) == (0, "")
+    a, b = sides()
+    labels = load_data("digits", limit=120).labels.tolist()
+    given = {
+        task: [next((k for k, classes in enumerate(groups.values()) if y in classes), -100) for y in labels]
+        for task, groups in TASKS.items()
+    }
+    for result in results(tasked):
+        made = SimilarityMatrix.load(tasked.folder / f"{result['file']}.npz")
+        if result["metric"] == "cka":
+            expected = compare(a, b, "cka")
+            assert (result["tasks"], result["tasks_ignored"]) == ({}, ["round", "odd/even"])
+        else:
+            expected = compare(a, b, result["metric"], tasks=given)
+            assert result["tasks_ignored"] == []
+            assert list(result["tasks"]) == list(made.tasks) == list(TASKS)
+            for task, part in expected.tasks.items():
+                np.testing.assert_array_equal(made.tasks[task].values, part.values)
+                mean = pytest.approx(np.diag(part.values).mean())
+                assert result["tasks"][task] == {"matched_mean": mean}
+            assert set(made.details) == {f"task: {task}" for task in TASKS}
+        np.testing.assert_array_equal(made.values, expected.values)
+        check_csv(tasked.folder, result["file"], expected)
+    assert summary(tasked)["tasks"] == TASKS
+
+
+def test_the_table_has_a_row_per_task(tasked: Run) -> None:
+    rows = table(tasked)[1:]
+    expected = []
+    for result in results(tasked):
+        expected.append((result["metric"], f"{result['matched_mean']:.4f}"))
+        expected += [(task, f"{part['matched_mean']:.4f}") for task, part in result["tasks"].items()]
+    assert [(row[0], row[5]) for row in rows] == expected
+    added = {row[0]: row[-1] for row in rows}
+    assert added[TD] == added["td_regression"] == "mean of 2 tasks"
+    assert added["cka"] == "tasks ignored: no measure of answers"
+    assert added["round"] == ""
+
+
+SHAPE = 'Write {"life": {"animal": [2, 3], "vehicle": [0, 1]}}: tasks, their groups, the classes of each.'
+
+WRONG_TASKS: dict[str, tuple[str, str]] = {
+    "text that is no JSON": (
+        "{'round': 1}",
+        "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    ),
+    "nothing": ("", "Expecting value: line 1 column 1 (char 0)"),
+    "a list": ("[1, 2]", "no object"),
+    "no task": ("{}", "no tasks"),
+    "no groups": ('{"t": [0, 1]}', "no groups in task 't'"),
+    "a class in place of a list": ('{"t": {"a": 0, "b": [1]}}', "no list of class numbers in task 't', group 'a'"),
+    "classes by name": ('{"t": {"a": [0], "b": ["one"]}}', "no list of class numbers in task 't', group 'b'"),
+    "a truth in place of a class": (
+        '{"t": {"a": [0], "b": [true]}}',
+        "no list of class numbers in task 't', group 'b'",
+    ),
+    "half a class": ('{"t": {"a": [0], "b": [1.5]}}', "no list of class numbers in task 't', group 'b'"),
+    "a group twice": ('{"t": {"a": [0], "a": [1], "b": [2]}}', "the name 'a' twice in one object"),
+    "a task twice": ('{"t": {"a": [0], "b": [1]}, "t": {"a": [1], "b": [0]}}', "the name 't' twice in one object"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_TASKS)
+def test_a_wrong_file_of_tasks_is_one_line(mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, reason = WRONG_TASKS[mistake]
+    file = tmp_path / "t.json"
+    file.write_text(text, encoding="utf-8")
+    assert main([*COMPARE, "--tasks", str(file), "--out", str(tmp_path / "out")]) == 2
+    must = "repsim: the file of --tasks must hold tasks as JSON"
+    assert capsys.readouterr().err == f"{must}; got {file} ({reason}). {SHAPE}\n"
+    assert names(tmp_path) == ["t.json"]
+
+
+def test_a_file_of_tasks_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "t.json"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert main([*COMPARE, "--tasks", str(file), "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"repsim: the file of --tasks must hold tasks as JSON; got {file} ('utf-8' codec can't decode "
+    )
+    assert err.endswith(f"). {SHAPE}\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "got"),
+    [
+        ('{"a": [0], "b": [12]}', "2 groups, class 12 that no sample has"),
+        ('{"a": [0, 1], "b": [1]}', "2 groups, class 1 in two of them"),
+        ('{"a": [0]}', "1 groups"),
+        ("{}", "0 groups"),
+    ],
+)
+def test_a_task_that_does_not_fit_the_data_is_named(
+    groups: str, got: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "t.json"
+    file.write_text(f'{{"fine": {{"a": [0], "b": [1]}}, "t": {groups}}}', encoding="utf-8")
+    assert main([*COMPARE, "--tasks", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        f"{file}, task 't': coarser: groups must split classes of these labels; got {got}. "
+        "Name at least two groups that share no class.\n"
+    )
+    assert names(tmp_path) == ["t.json"]
+
+
 # --- The other verbs ------------------------------------------------------------------------------------------
 
 
@@ -279,7 +567,7 @@ def test_the_demo_prints_its_table_and_where_the_pictures_are(
 
     def run(out: Path) -> Demo:
         asked.append(out)
-        return Demo({}, {}, (out / "a.png", out / "a.npz", out / "b.png"), "a table\nand its reading")
+        return Demo({}, {}, {}, (out / "a.png", out / "a.npz", out / "b.png"), "a table\nand its reading")
 
     monkeypatch.setattr("repsim.demo.run", run)
     assert main(["demo", "--out", str(tmp_path)]) == 0
@@ -308,7 +596,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     ),
     "unknown setting": (
         [*COMPARE, "--metric", "cka(seed=1)"],
-        "metric: settings must be name=value; got 'cka(seed=1)' (no setting 'seed'; there are debiased). "
+        "metric: settings must be name=value; got 'cka(seed=1)' (no setting 'seed'; "
+        "there are debiased, without_components, without_rows). "
         "Write it as in td(seed=1, penalty=0.01).",
     ),
     "broken setting": (
@@ -360,6 +649,36 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown layer to list": (
         ["layers", STANDARD, "--layers", "layr1.0"],
         "extract: layers must name modules of the network; got 'layr1.0'. Close matches: layer1.0",
+    ),
+    "few resamples": (
+        [*COMPARE, "--metric", "cka", "--bootstrap", "19"],
+        "repsim: --bootstrap must be at least 20; got 19. 200 is usual.",
+    ),
+    "no permutations": (
+        [*COMPARE, "--metric", "cka", "--bootstrap", "20", "--permutations", "0"],
+        "repsim: --permutations must be at least 20; got 0. 200 is usual.",
+    ),
+    "intervals of live networks": (
+        [*COMPARE, "--live", "--bootstrap", "20"],
+        "repsim: --live keeps no features to go back to; got --bootstrap. Leave --live out, or the others.",
+    ),
+    "all of it of live networks": (
+        [*COMPARE, "--live", "--bootstrap", "20", "--permutations", "20", "--tasks", "nowhere.json"],
+        "repsim: --live keeps no features to go back to; got --bootstrap, --permutations, --tasks. "
+        "Leave --live out, or the others.",
+    ),
+    "answers of live networks": (
+        [*COMPARE, "--live", "--metric", "td"],
+        "compare: live features take measures that need no more than a batch at a time; got td. "
+        'Use "cka_minibatch", "cka" or "cka_biased", or keep smaller features: extract(..., reduction="mean").',
+    ),
+    "intervals over tasks": (
+        [*COMPARE, "--tasks", "nowhere.json", "--permutations", "20"],
+        "repsim: resampling takes one task, the labels; got --tasks and --permutations. Leave one of them out.",
+    ),
+    "missing tasks": (
+        [*COMPARE, "--tasks", "nowhere.json"],
+        "repsim: the file of --tasks must exist; got nowhere.json. Check the path.",
     ),
     "unknown reduction": ([*COMPARE, "--reduction", "median"], "extract: reduction must be known; got 'median'. "),
     "no batch": ([*COMPARE, "--batch-size", "0"], "extract: batch_size must be at least 1; got 0. Leave it out."),
