@@ -12,7 +12,7 @@ What is measured, forward passes included:
                 matrices (2 n · 256 · Σp operations each) at the best rate of a product of that shape in this run.
                 By oneDNN and by `torch.mm`. One network twice is run, and its Gram matrices are made, once.
     packages    torch_cka and pytorch-cka on the same images, layers and batches, as in heatmap.py.
-    exact       debiased CKA of all pairs of 2,000 images, ResNet-20, features computed again for every block.
+    exact       debiased CKA of all pairs of --exact images (2,000), ResNet-20, features computed again for every block.
 
 Errors are the largest over all pairs of layers, against float64 and the literal definition on features that are kept.
 Memory is the peak that the comparison adds in a fresh process.
@@ -59,14 +59,17 @@ def main() -> None:
     parser.add_argument("--weights", metavar="PATH", help="weights of a ResNet-20; else random ones")
     parser.add_argument("--weights56", metavar="PATH", help="weights of a ResNet-56; else random ones")
     parser.add_argument("--peers-env", metavar="DIRECTORY", help="where to make the packages' environment")
+    parser.add_argument("--exact", type=int, default=2_000, metavar="N", help="images of the exact comparison")
+    parser.add_argument("--only-exact", action="store_true", help="leave the minibatches out")
     parser.add_argument("--child", choices=("resnet20", "resnet56", "exact"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(memory(args.child, args.quick))
         return
     with calibrated():
-        minibatch(args, "resnet20", args.weights, 1_024)
-        minibatch(args, "resnet56", args.weights56, 512)
+        if not args.only_exact:
+            minibatch(args, "resnet20", args.weights, 1_024)
+            minibatch(args, "resnet56", args.weights56, 512)
         exact(args)
 
 
@@ -195,7 +198,7 @@ def other_packages(
 
 
 def exact(args: argparse.Namespace) -> None:
-    n = 64 if args.quick else 2_000
+    n = 64 if args.quick else args.exact
     images = load_images(args, n)
     nets = load_pair("resnet20", args.weights, args.normalize)
     side = run_live(nets[0], images)

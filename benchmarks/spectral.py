@@ -59,6 +59,7 @@ def every(args: argparse.Namespace, layers: Activations) -> None:
                 "floor": lambda name=name: floor(layers, name),
             },
             args.rounds,
+            warm=args.quick,
         )
         note = f"{times.median('repsim'):.1f} s against {times.median('floor'):.1f} s"
         table.row(f"{name}: seconds / floor", times.ratio("repsim", "floor"), note)
@@ -126,6 +127,7 @@ def one_pair(args: argparse.Namespace, layers: Activations) -> None:
         times = interleave(
             {"repsim": lambda a=a, b=b: repsim.compare(a, b, "mean_cca"), "plain": lambda a=a, b=b: plain(a, b)},
             args.rounds,
+            warm=args.quick,
         )
         note = f"{times.median('repsim'):.2f} s against {times.median('plain'):.2f} s"
         table.row(f"{' ~ '.join(names)}: seconds / a plain QR and SVD", times.ratio("repsim", "plain"), note)

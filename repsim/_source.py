@@ -1,8 +1,8 @@
 """What a network is run over: inputs in a fixed order, with a number, labels and an identity."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class Source:
         digest: Of the samples and their order.
         name: What provenance calls the data.
         ids: n names of the samples, where the data has them.
+        condition: What was done to the inputs, as in "blur:3"; empty where nothing was.
+        facts: What provenance says of the inputs.
     """
 
     rows: Callable[[slice | Tensor], Tensor]
@@ -32,6 +34,12 @@ class Source:
     digest: str
     name: str
     ids: tuple[str, ...] | None = None
+    condition: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def called(self, network: str) -> str:
+        """What results call a network that is shown these inputs."""
+        return f"{network} under {self.condition}" if self.condition else network
 
     @classmethod
     def of(cls, data: ImageSet | Tensor | Iterable[Any], function: str) -> "Source":
@@ -42,7 +50,11 @@ class Source:
             TypeError: Batches that are no tensors, or labels that are no integers.
         """
         if isinstance(data, ImageSet):
-            return cls(data.pixels, len(data), data.labels, data.digest, data.name, tuple(data.ids))
+            facts: dict[str, Any] = {"data": data.name}
+            if data.condition:
+                facts |= {"condition": {**data.record, "name": data.condition}, "pixels": data.pixel_digest}
+            given = data.labels, data.digest, data.name, tuple(data.ids), data.condition, facts
+            return cls(data.pixels, len(data), *given)
         sampler = getattr(getattr(data, "batch_sampler", None), "sampler", None) or getattr(data, "sampler", None)
         stream = isinstance(getattr(data, "dataset", None), torch.utils.data.IterableDataset)
         if sampler is not None and not stream and not isinstance(sampler, torch.utils.data.SequentialSampler):
@@ -69,7 +81,8 @@ class Source:
         bits = whole.cpu().contiguous().view(torch.uint8) if whole.dtype == torch.bfloat16 else whole.cpu()
         digest.update(np.ascontiguousarray(bits.numpy()).data)
         y = torch.cat(labels).long().cpu() if len(labels) == len(inputs) else None
-        return cls(whole.__getitem__, len(whole), y, digest.hexdigest(), type(data).__name__)
+        what = type(data).__name__
+        return cls(whole.__getitem__, len(whole), y, digest.hexdigest(), what, facts={"data": what})
 
     def batches(self, step: int) -> Iterator[Tensor]:
         """All inputs in order, `step` rows at a time."""

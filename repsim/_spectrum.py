@@ -97,12 +97,12 @@ def direction_products(
 
 def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, single: bool) -> Spectrum:
     n, p = x.shape
-    centred = x.double()
-    centred = centred / centred.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)  # squares overflow sooner
+    centred = x.to(torch.float64, copy=True)
+    centred /= _largest(centred).clamp_min(torch.finfo(torch.float64).tiny)  # squares overflow sooner
     level = torch.linalg.vector_norm(centred)
-    centred = centred - centred[0]
+    centred -= centred[0].clone()
     centred -= centred.mean(0)
-    spread = centred.abs().amax()
+    spread = _largest(centred)
     constant = bool(torch.linalg.vector_norm(centred) <= max(1e-12, torch.finfo(x.dtype).eps / 2) * level)
     none = centred.new_zeros(0, 0)
     if constant:
@@ -134,6 +134,10 @@ def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, singl
     # Weights by coordinates depend on each canonical direction by itself, which float32 products would move too far.
     rounded = directions.float() if single and not coordinates else directions
     return Spectrum(rounded, s[:keep] / norm, kept, False)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, ord=float("inf"))
 
 
 def _by_gram(x: Float[Tensor, "n p"]) -> tuple[Float[Tensor, "n p"], Float[Tensor, " p"], Float[Tensor, "p p"]]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from repsim import train_command
 from repsim._compare_command import compare_command
 from repsim._console import named_network, print_table
 from repsim._files import whole_file
@@ -75,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     heatmap.add_argument("--limits", choices=("bounds", "data"), default="bounds", help="colour limits")
     heatmap.add_argument("--mask", action="store_true", help="leave out the upper half of a symmetric matrix")
     heatmap.add_argument("--annotate", action="store_true", help="write the values into the cells")
+
+    train = verb("train", train_command.run, "train a network by a recipe")
+    train_command.add_arguments(train)
 
     verb("metrics", _metrics, "list the measures")
     demo = verb("demo", _demo, "train four small networks on the digits and compare them")

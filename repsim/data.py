@@ -1,14 +1,16 @@
 """Labelled images with an identity: `ImageSet`, and the data sets that are known by name.
 
 Two networks can only be compared on the same images in the same order, so every image carries an id and the
-set carries a digest that changes with the ids, their order and the pixels.
+set carries a digest that changes with the ids, their order and the pixels. The same samples under another input
+condition, attacked or corrupted, keep the digest of the images they were made from.
 """
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +31,10 @@ class ImageSet:
         ids: n unique names, one per image.
         name: What the set is called in results.
         classes: The class names, where they are known.
+        origin: Where these are the same samples under another input condition (attacked, corrupted), the images as
+            they were, row by row.
+        condition: That condition in a few words; "" for images as they were.
+        record: How the condition was made: settings, seed, source, scores.
     """
 
     images: Shaped[Tensor, "n c h w"]
@@ -36,6 +42,9 @@ class ImageSet:
     ids: tuple[str, ...]
     name: str
     classes: tuple[str, ...] = ()
+    origin: "ImageSet | None" = None
+    condition: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         images, n = self.images, len(self.ids)
@@ -55,6 +64,17 @@ class ImageSet:
             got = f"{n - len(set(self.ids))} repeated ids"
             advice = "Drop the copies: a copy adds a row without adding evidence"
             raise ValueError(message("ImageSet", "ids must be unique", got, advice))
+        if (self.origin is None) != (self.condition == ""):
+            got = f"origin {self.origin!r} and condition {self.condition!r}"
+            raise ValueError(message("ImageSet", "origin and condition go together", got, "Make it with .derived(...)"))
+        if self.origin is not None and (
+            self.ids != self.origin.ids
+            or images.shape != self.origin.images.shape
+            or not torch.equal(self.labels, self.origin.labels)
+        ):
+            got = f"other ids, labels or shapes under {self.condition!r}"
+            advice = "Keep ids and labels, row by row"
+            raise ValueError(message("ImageSet", "a derived set must hold its origin's samples", got, advice))
         if images.is_floating_point():
             low, high = (float(v) for v in images.aminmax())
             if not (low >= 0 and high <= 1):  # also where there is a NaN
@@ -70,9 +90,17 @@ class ImageSet:
         shape = "×".join(str(v) for v in self.images.shape[1:])
         return f"ImageSet({self.name!r}, {len(self):,} images of {shape}, digest {self.digest[:12]})"
 
-    @functools.cached_property
+    @property
     def digest(self) -> str:
-        """SHA-256 over ids, order, labels and pixels. Cost: one pass over the pixels, once."""
+        """Which samples these are, in which order: `pixel_digest`, or that of the origin where there is one.
+
+        So a set under another input condition can be compared with the images as they were, row by row.
+        """
+        return self.pixel_digest if self.origin is None else self.origin.digest
+
+    @functools.cached_property
+    def pixel_digest(self) -> str:
+        """SHA-256 over ids, order, labels and these very pixels. Cost: one pass over the pixels, once."""
         digest = hashlib.sha256(f"{self.images.dtype}{tuple(self.images.shape)}".encode())
         digest.update("\n".join(self.ids).encode())
         for array in (self.labels, self.images):
@@ -88,7 +116,42 @@ class ImageSet:
         """The set of these rows, in this order."""
         index = torch.as_tensor(rows)
         ids = tuple(self.ids[i] for i in index.tolist())
-        return replace(self, images=self.images[index], labels=self.labels[index], ids=ids)
+        origin = None if self.origin is None else self.origin.take(index)
+        return replace(self, images=self.images[index], labels=self.labels[index], ids=ids, origin=origin)
+
+    def derived(self, images: Shaped[Tensor, "n c h w"], condition: str, record: Mapping[str, Any]) -> "ImageSet":
+        """The same samples under another input condition, aligned with these row by row.
+
+        Args:
+            images: The new pixels.
+            condition: How they were made, in a few words; it is added to the condition these are under already.
+            record: How they were made, in full.
+
+        Returns:
+            The set; its origin is the images as they were before any condition.
+        """
+        origin = self.origin or self
+        together = f"{self.condition} + {condition}" if self.condition else condition
+        full = {**record, "before": dict(self.record)} if self.record else dict(record)
+        return replace(
+            self,
+            images=images,
+            name=f"{origin.name} under {together}",
+            origin=origin,
+            condition=together,
+            record=full,
+        )
+
+    def generators(self, rows: slice, seed: int, purpose: str) -> list[torch.Generator]:
+        """One generator per image of some rows, seeded by its id, so that its numbers depend on no other image.
+
+        Args:
+            rows: Which images.
+            seed: Another seed, other numbers.
+            purpose: What they are for; another purpose, other numbers.
+        """
+        keys = (hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest()[:8] for name in self.ids[rows])
+        return [torch.Generator().manual_seed(int.from_bytes(key, "big")) for key in keys]
 
 
 def load_data(

@@ -13,6 +13,7 @@ from repsim._memory import available_memory, empty_rows
 from repsim._progress import progress_bar
 from repsim._source import Source
 from repsim.activations import Activations
+from repsim.adversarial import Condition, under
 from repsim.data import ImageSet
 from repsim.reductions import find_reduction
 
@@ -27,6 +28,7 @@ def extract(
     reduction: str = "mean",
     batch_size: int = 256,
     name: str | None = None,
+    attack: Condition | None = None,
     progress: bool = True,
 ) -> Activations:
     """Runs a network over samples and keeps what its layers answer.
@@ -47,7 +49,12 @@ def extract(
             "pool:K" (K×K averages); tokens (n, t, c): "mean_tokens", "cls"; anything: "flatten". Rows stay rows.
             They answer different questions: "flatten" also asks where in the image, "mean" does not.
         batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
-        name: What results call the network; None takes the network's own name.
+        name: What results call the network; None takes the network's own name. Images under an input condition (of
+            `adversarial`, `corrupt`, or `attack`) add that condition to the name, as in "resnet20 under blur:3".
+        attack: Move the images against this network first: a threat model or its text, "linf:8/255", for PGD of 20
+            steps, or a function (network, ImageSet) -> ImageSet, such as
+            `functools.partial(adversarial, threat="l2:0.5", steps=50)`. The samples stay the same, so the result can
+            be compared with features of the clean images.
         progress: Show a bar when it takes more than two seconds.
 
     Returns:
@@ -56,13 +63,16 @@ def extract(
 
     Raises:
         ValueError: An unknown layer, a layer that never ran, an output without tensors or whose first axis is
-            not the batch, a reduction that does not fit the output, a shuffling loader.
+            not the batch, a reduction that does not fit the output, a shuffling loader; as for `adversarial`.
+        TypeError: An attack on data that is no `ImageSet`.
         MemoryError: Features that would not fit into memory.
 
     Cost:
-        The forward passes, and one copy of the features.
+        The forward passes, and one copy of the features; the attack before, where there is one.
     """
     forward = Forward(net, layers, find_reduction(reduction), "extract", name)
+    if attack is not None:
+        data = under(net, data, attack, progress=progress)
     source = Source.of(data, "extract")
     step = forward.step(batch_size)
     buffers, answers = _Buffers(source.n), _Answers()
@@ -73,8 +83,8 @@ def extract(
             answers.add(run(x), len(x))
             buffers.end()
             bar.update(len(x))
-    provenance = {**forward.provenance, "data": source.name, "layers_that_never_ran": forward.silent()}
-    given = source.labels, source.digest, forward.name, reduction, provenance, source.ids
+    provenance = {**forward.provenance, **source.facts, "layers_that_never_ran": forward.silent()}
+    given = source.labels, source.digest, source.called(forward.name), reduction, provenance, source.ids
     return Activations(buffers.features, *given, answers.together())
 
 

@@ -1,5 +1,6 @@
 """Extraction: which layers, what is recorded, what a network is left like, and what is refused."""
 
+import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 
 from repsim import Activations, ImageSet, Network, compare, extract, load_model
 from repsim import extraction as module_under_test
+from repsim.adversarial import adversarial
+from repsim.attacks import ThreatModel
 from repsim.extraction import select_layers
 from repsim.reductions import find_reduction
 from tests.conftest import exactly
@@ -951,3 +954,46 @@ def test_a_system_that_does_not_tell_its_memory_is_trusted(monkeypatch: pytest.M
 def test_the_memory_that_is_free_is_a_plausible_number() -> None:
     free = module_under_test.available_memory()
     assert free is None or 2**20 < free < 2**50
+
+
+# --- The input condition of a side ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def linear() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(OrderedDict(rows=nn.Flatten(), head=nn.Linear(64, 10))).eval()
+
+
+@pytest.mark.parametrize("threat", ["linf:0.1", ThreatModel("linf", 0.1)])
+def test_an_attack_moves_the_samples_against_this_network(
+    threat: str | ThreatModel, linear: nn.Sequential, digits: ImageSet
+) -> None:
+    clean, moved = extract(linear, digits), extract(linear, digits, attack=threat, batch_size=32)
+    assert moved.digest == clean.digest
+    assert (clean.name, moved.name) == ("Sequential", "Sequential under pgd-20(Sequential, linf:0.1)")
+    made = adversarial(linear, digits, "linf:0.1")
+    assert torch.equal(moved["rows"], made.pixels(slice(0, None)).flatten(1))
+    assert "condition" not in clean.provenance
+    assert moved.provenance["condition"] == {**made.record, "name": made.condition}
+    assert moved.provenance["pixels"] == made.pixel_digest
+    assert moved.outputs is not None
+    correct = float((moved.outputs.argmax(1) == digits.labels).double().mean())
+    assert moved.provenance["condition"]["adversarial_accuracy"] == correct
+    assert 0 < float(compare(clean, moved, "cka").values[1, 1]) < 1
+
+
+def test_an_attack_with_settings_of_its_own(linear: nn.Sequential, digits: ImageSet) -> None:
+    strong = functools.partial(adversarial, threat="l2:0.5", steps=3, seed=4)
+    side = extract(linear, digits, attack=strong, name="mine")
+    assert side.name == "mine under pgd-3(Sequential, l2:0.5)"
+    assert (side.provenance["condition"]["seed"], side.provenance["condition"]["steps"]) == (4, 3)
+
+
+def test_an_attack_on_data_without_labels_is_refused(linear: nn.Sequential) -> None:
+    text = (
+        "extract: an attack needs an ImageSet; got Tensor. "
+        "Make one of images, labels and ids: repsim.ImageSet(images, labels, ids, name)."
+    )
+    with pytest.raises(TypeError, match=exactly(text)):
+        extract(linear, torch.rand(4, 1, 8, 8), attack="linf:0.1")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import repsim
 from repsim import Activations, CautionWarning, ImageSet, Network, extract, load_data, load_model
 from repsim import _exact as exact_module
 from repsim import streaming as streaming_module
@@ -702,3 +703,18 @@ def test_a_network_that_other_people_trained(tmp_path: Path) -> None:
         for metric, oracle in oracles:
             found = streamed(side, side, get_metric(metric)).values
             np.testing.assert_allclose(found, table(kept, kept, oracle), rtol=0, atol=1e-6)
+
+
+def test_a_live_side_names_the_condition_of_its_images(digits: ImageSet) -> None:
+    from repsim.corruptions import corrupt
+
+    net = repsim.load_model("digits_resnet8", name="net")
+    noisy = corrupt(digits, "gaussian_noise:2")
+    stored = repsim.extract(net, noisy, layers="layer*.*", reduction="flatten", progress=False)
+    side = live(net, noisy, layers="layer*.*", progress=False)
+    assert side.name == stored.name == f"net under {noisy.condition}"
+    for fact in ("data", "condition", "pixels"):
+        assert side.provenance[fact] == stored.provenance[fact]
+    clean = live(net, digits, layers="layer*.*", progress=False)
+    found = repsim.compare(clean, side, "cka_minibatch(batch_size=50)")
+    assert 0 < found.values[0, 0] < 1

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 
 import repsim
 from repsim import SimilarityMatrix, heatmap, layer_curve, panels
+from repsim.blocks import blocks
 from repsim.plots.heatmaps import figure_size, prepare
 from tests.conftest import exactly
 from tests.pictures import assert_inside, drawn, figure_of, no_windows, written
@@ -242,6 +243,44 @@ def test_values_are_written_into_their_cells() -> None:
     assert [t for t in own(matrix(values=values)).texts if t.get_text()] == []
     masked = own(matrix(values=SYMMETRIC), annotate=True, mask=True)
     assert len([t for t in masked.texts if t.get_text()]) == 5
+
+
+# --- Blocks ---------------------------------------------------------------------------------------------------
+
+
+def own_blocks() -> SimilarityMatrix:
+    """Blocks of layers 0 to 3 and 4 to 8, and a ninth that is like none."""
+    values = np.full((10, 10), 0.2)
+    values[:4, :4], values[4:9, 4:9] = 0.95, 0.92
+    np.fill_diagonal(values, 1)
+    return matrix(values=values, col_model="first")
+
+
+def frames(axes: Axes) -> list[Rectangle]:
+    return [patch for patch in axes.patches if isinstance(patch, Rectangle) and not patch.get_hatch()]
+
+
+def test_blocks_are_framed_at_their_layers() -> None:
+    made = own_blocks()
+    axes = own(made, outline=blocks(made))
+    assert [(*box.get_xy(), box.get_width(), box.get_height()) for box in frames(axes)] == [(0, 0, 4, 4), (4, 4, 5, 5)]
+    assert all(not box.get_fill() for box in frames(axes))
+    pixels = drawn(axes)[..., :3].astype(int)
+    x, y = axes.transData.transform((9, 6.5))
+    across = pixels[pixels.shape[0] - 1 - int(y), int(x) - 4 : int(x) + 5].sum(1)
+    assert across.min() < 100  # a dark line with a bright one on both sides is seen on any colour
+    assert across.max() > 700
+    assert frames(own(made)) == []
+
+
+def test_frames_of_other_layers_are_refused() -> None:
+    text = (
+        "heatmap: outline must be blocks of the matrix's layers; got blocks of first for first × second. "
+        "Draw the matrix that the blocks were found in."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        heatmap(matrix(3, 3), outline=blocks(own_blocks()))
+    assert plt.get_fignums() == []
 
 
 # --- Labels ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The λ-curve's picture: its lines, its two limits, and what is written over them."""
+"""Pictures of the λ-curve and of certified accuracy: their lines, their limits, and what is written over them."""
 
 from typing import Any
 
@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from repsim.plots import lambda_curve
+from repsim.plots.curves import certified_curve
 from repsim.ridge import LambdaCurve
+from repsim.smoothing import Certificates
 from tests.conftest import exactly
 from tests.pictures import assert_apart, assert_inside, drawn, figure_of, no_windows, texts
 
@@ -163,4 +165,94 @@ def test_pairs_that_cannot_be_drawn() -> None:
     )
     with pytest.raises(ValueError, match=exactly(text)):
         lambda_curve(curve(2, 3, cols=("p", "q", "r")))
+    assert plt.get_fignums() == []
+
+
+# --- Certified accuracy over the radius -----------------------------------------------------------------------
+
+
+def certificates(counts: Any, *, wrong: int = 0, n: int = 1000, sigma: float = 0.25, **changes: Any) -> Certificates:
+    labels = np.zeros(len(counts), dtype=int)
+    labels[:wrong] = 1
+    drawn = labels, np.zeros(len(counts), dtype=int), np.asarray(counts)
+    names = {"network": "net", "data": "digits/test", **changes}
+    return Certificates(tuple(map(str, range(len(counts)))), *drawn, sigma, 100, n, 0.001, **names)
+
+
+def spread(m: int = 40, **changes: Any) -> Certificates:
+    return certificates(np.linspace(300, 1000, m).astype(int), **changes)
+
+
+def at(line: Line2D, radius: float) -> float:
+    """What a line of steps shows at a radius: the step that ends there or behind it."""
+    assert line.get_drawstyle() == "steps-pre"
+    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+    return float(y[np.flatnonzero(x >= radius)[0]])
+
+
+def test_the_certified_curve_shows_certified_accuracy_at_every_radius() -> None:
+    made = spread(wrong=7)
+    (line,) = solid(certified_curve(made))
+    for radius in [0.0, *made.radius, *np.linspace(0, made.radius[made.correct].max(), 30)]:
+        assert at(line, radius) == made.certified_accuracy(radius)
+    assert np.asarray(line.get_ydata(), float)[-1] == 0
+
+
+def test_the_cap_the_abstentions_and_the_counts_are_stated() -> None:
+    made = spread(), spread(30, n=2000, sigma=0.5, network="other")
+    axes = certified_curve(*made)
+    drawn(axes)
+    caps = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert [np.asarray(line.get_xdata(), float)[0] for line in caps] == [c.radius_cap for c in made]
+    for cap, line in zip(caps, solid(axes), strict=True):
+        assert same_color(cap.get_color(), line.get_color())
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"{c.network}, σ = {c.sigma:g}: {c.abstained:.1%} abstain, cap {c.radius_cap:.2f}" for c in made
+    ]
+    title = "30, 40 images, 95 % Wilson band over images; 1,000, 2,000 draws each, α = 0.001"
+    assert axes.get_title().replace("\n", " ") == title
+    assert axes.get_xlim()[1] > made[1].radius_cap
+    assert_inside(figure_of(axes))
+
+
+def test_the_band_is_the_interval_for_the_choice_of_images() -> None:
+    made = spread()
+    (band,) = certified_curve(made).collections
+    corners = band.get_paths()[0].vertices
+    for radius in (0.0, float(made.radius[made.correct][5])):
+        assert {y for x, y in np.asarray(corners) if x == radius} >= set(made.certified_interval(radius))
+
+
+def test_networks_that_certify_nothing_or_are_named_alike_are_drawn() -> None:
+    nothing = certified_curve(certificates([0, 10, 500]))
+    drawn(nothing)
+    assert float(np.max(np.asarray(solid(nothing)[0].get_ydata(), float))) == 0
+    long = "wide_resnet28_10_cifar10_trades_seed17_epoch200"
+    axes = certified_curve(spread(network=long), spread(network=long, sigma=0.5), spread(network="net"))
+    labels = [str(line.get_label()).split(",")[0] for line in solid(axes)]
+    assert labels[0] == labels[1] != labels[2] == "net"
+    assert 10 < len(str(solid(certified_curve(spread(network=long)))[0].get_label()).split(",")[0]) <= 22
+    assert [str(x.get_label())[:3] for x in solid(certified_curve(spread(), spread(), labels=["one", "two"]))] == [
+        "one",
+        "two",
+    ]
+
+
+def test_certified_axes_given_are_used() -> None:
+    axes = Figure(figsize=(9, 4), layout="constrained").subplots(1, 2)[0]
+    assert certified_curve(spread(), ax=axes) is axes
+    drawn(axes)
+    assert_inside(figure_of(axes))
+    assert plt.get_fignums() == []
+
+
+def test_certified_curves_that_cannot_be_drawn() -> None:
+    text = "certified_curve: there must be certificates; got none. Pass those of certify."
+    with pytest.raises(ValueError, match=exactly(text)):
+        certified_curve()
+    text = "certified_curve: every curve must have its label; got 2 labels for 1 curves. Name them all or none."
+    with pytest.raises(ValueError, match=exactly(text)):
+        certified_curve(spread(), labels=["a", "b"])
     assert plt.get_fignums() == []

@@ -47,13 +47,19 @@ def weights(made: Trained) -> Tensor:
     return torch.cat([value.flatten() for value in state if value.is_floating_point()])
 
 
+def timeless(made: Trained) -> dict[str, Any]:
+    """The record without the seconds."""
+    return {**made.record, "cost": {**made.record["cost"], "seconds_per_epoch": None}}
+
+
 # --- What there is --------------------------------------------------------------------------------------------
 
 
 def test_every_file_is_a_recipe() -> None:
     files = {info.name for info in pkgutil.iter_modules(repsim.recipes.__path__) if not info.name.startswith("_")}
     assert set(RECIPES) == files
-    assert {"standard", "pgd"} <= files
+    known = {"standard", "pgd", "trades", "fast", "free", "noise", "macer", "noisy_pretraining", "mixup"}
+    assert files == known
     for name, made in RECIPES.items():
         assert issubclass(made, Recipe)
         assert made.__module__ == f"repsim.recipes.{name}"
@@ -66,9 +72,9 @@ def test_settings_are_frozen_json_with_a_default_each(name: str) -> None:
     recipe = RECIPES[name]()
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.epochs = 3  # type: ignore[misc]
-    settings = dataclasses.asdict(recipe)
-    assert json.loads(json.dumps(settings)) == settings
+    settings = json.loads(json.dumps(dataclasses.asdict(recipe)))
     assert RECIPES[name](**settings) == recipe
+    assert hash(RECIPES[name](**settings)) == hash(recipe)
     with pytest.raises(TypeError):
         RECIPES[name](epoch=3)  # type: ignore[call-arg]
 
@@ -90,7 +96,7 @@ def test_a_seed_repeats_a_training_to_the_last_bit(images: tuple[ImageSet, Image
     torch.set_rng_state(state)
     assert torch.equal(weights(again), weights(small))
     assert torch.equal(weights(third), weights(small))
-    assert again.record == small.record
+    assert timeless(again) == timeless(small)
 
 
 def test_another_seed_is_another_network(images: tuple[ImageSet, ImageSet], small: Trained) -> None:
@@ -146,13 +152,50 @@ def test_the_images_decide_and_are_left_as_they_are(images: tuple[ImageSet, Imag
     assert torch.equal(images[0].images, before)
 
 
-def test_the_attack_of_radius_0_is_standard_training_while_the_order_of_images_is_the_same(
-    images: tuple[ImageSet, ImageSet], small: Trained
+#: Settings with which a recipe is another, simpler one.
+NOTHING = {
+    "pgd, no radius": ("pgd", {"eps": 0.0, "steps": 3}),
+    "pgd, no radius and no steps": ("pgd", {"eps": 0.0, "steps": 0}),
+    "trades, no radius": ("trades", {"eps": 0.0}),
+    "trades, no weight": ("trades", {"beta": 0.0}),
+    "fast, no radius": ("fast", {"eps": 0.0}),
+    "free, no radius and one replay": ("free", {"eps": 0.0, "replays": 1}),
+    "mixup, nothing mixed": ("mixup", {"alpha": 0.0}),
+    "noise, none": ("noise", {"sigma": 0.0}),
+    "noisy pretraining, no noise": ("noisy_pretraining", {"sigmas": (0.0,), "finetune_epochs": 0}),
+    "macer, no noise": (
+        "macer",
+        {"sigma": 0.0, "copies": 1, "weight": 0.0, "warmup_epochs": 0, "learning_rate": 0.1},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def three_epochs(images: tuple[ImageSet, ImageSet]) -> Trained:
+    return trained("standard", images, epochs=3)
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_an_attack_that_moves_nothing_is_standard_training(
+    case: str, images: tuple[ImageSet, ImageSet], three_epochs: Trained
 ) -> None:
-    # One epoch: the order of a second one is drawn after the first one's random starts, so it differs.
-    for steps in (0, 3):
-        adversarial = trained("pgd", images, epochs=1, eps=0.0, steps=steps)
-        torch.testing.assert_close(weights(adversarial), weights(small), atol=1e-6, rtol=0)
+    recipe, settings = NOTHING[case]
+    made = trained(recipe, images, epochs=3, **settings)
+    torch.testing.assert_close(weights(made), weights(three_epochs), atol=1e-6, rtol=0)
+
+
+def test_macer_with_one_copy_and_no_hinge_is_training_on_noise(images: tuple[ImageSet, ImageSet]) -> None:
+    noise = trained("noise", images, epochs=2)
+    macer = trained("macer", images, epochs=2, copies=1, weight=0.0, warmup_epochs=0, learning_rate=0.1)
+    torch.testing.assert_close(weights(macer), weights(noise), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"standard"}))
+def test_a_recipe_with_its_own_settings_is_no_standard_training(
+    name: str, images: tuple[ImageSet, ImageSet], small: Trained
+) -> None:
+    extra = {"macer": {"warmup_epochs": 0}, "noisy_pretraining": {"finetune_epochs": 0}}.get(name, {})
+    assert float((weights(trained(name, images, epochs=1, **extra)) - weights(small)).abs().max()) > 1e-3
 
 
 def test_the_training_attack_is_made_in_eval_mode_and_learned_in_training_mode(
@@ -181,9 +224,9 @@ def test_the_training_attack_is_made_in_eval_mode_and_learned_in_training_mode(
 
 
 def test_a_training_that_diverges_gives_no_network(images: tuple[ImageSet, ImageSet]) -> None:
-    text = "train: net must have finite weights after training; got NaN or infinity. Lower the learning rate."
+    text = "train: net must keep finite weights; got NaN or infinity after epoch 1 of 2. Lower the learning rate."
     with pytest.raises(RuntimeError, match=exactly(text)):
-        trained("standard", images, epochs=1, learning_rate=1e30)
+        trained("standard", images, epochs=2, learning_rate=1e30)
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e10])
@@ -202,16 +245,6 @@ def test_adversarial_training_makes_networks_robust_even_when_short() -> None:
     assert robust[PGD_20] > standard[PGD_20] + 0.1
 
 
-@pytest.mark.slow
-def test_adversarial_training_makes_networks_robust() -> None:
-    images = load_data("digits", split="train"), load_data("digits")
-    standard, robust = (trained(name, images).record["scores"] for name in ("standard", "pgd"))
-    assert standard["accuracy"] > 0.97
-    assert robust["accuracy"] > 0.97
-    assert robust[PGD_20] > 0.8
-    assert robust[PGD_20] > standard[PGD_20] + 0.2
-
-
 # --- Records and files ----------------------------------------------------------------------------------------
 
 
@@ -220,7 +253,15 @@ def test_the_record_says_how_the_network_was_made(images: tuple[ImageSet, ImageS
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert (record["architecture"], record["num_classes"], record["normalize"]) == ("digits_resnet8", 10, None)
     assert (record["recipe"], record["seed"]) == ("standard", 0)
-    assert record["settings"] == dataclasses.asdict(Standard(epochs=1))
+    assert record["settings"] == {**dataclasses.asdict(Standard(epochs=1)), "decay_epochs": []}
+    assert (record["start"], record["stopped"]) == (None, None)
+    assert record["cost"] == {
+        "epochs": 1,
+        "gradient_evaluations": 128,
+        "seconds_per_epoch": record["cost"]["seconds_per_epoch"],
+        "device": "cpu",
+    }
+    assert 0 < record["cost"]["seconds_per_epoch"] < 60
     assert record["data"] == {
         "train": "digits/train",
         "train_digest": images[0].digest,
@@ -283,10 +324,11 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
     labels = torch.full((300,), 3)
     labels[:60], labels[280:] = 7, 4
     data = ImageSet(pixels, labels, tuple(map(str, range(300))), "made up")
-    assert accuracy(Constant(), data) == (270 - 60 + 20) / 300
-    assert accuracy(Constant(), data, ThreatModel("linf", 0.0)) == (270 - 60 + 20) / 300
+    net = Constant().eval()
+    assert accuracy(net, data) == (270 - 60 + 20) / 300
+    assert accuracy(net, data, ThreatModel("linf", 0.0)) == (270 - 60 + 20) / 300
     # 0.45 takes the bright ones from 0.9 to 0.45, which is answered 3; the dark ones stay below 0.6.
-    assert accuracy(Constant(), data, ThreatModel("linf", 0.45)) == (270 - 60) / 300
+    assert accuracy(net, data, ThreatModel("linf", 0.45)) == (270 - 60) / 300
 
 
 def test_robust_accuracy_is_at_most_the_clean_one_and_falls_with_eps(

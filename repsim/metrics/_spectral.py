@@ -54,6 +54,14 @@ class SpectralMetric(Metric):
         return [replace(s, directions=s.directions[:, order.to(s.directions.device)]) for s in states]
 
 
+def singular_values(matrix: Float[Tensor, "r q"], single: bool) -> Float[Tensor, " k"]:
+    """Of a float64 matrix; where its entries are float32 products, to the 1e-8 that squares allow: half the time."""
+    if not single:
+        return torch.linalg.svdvals(matrix)
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+
+
 def few_samples(rows: Sequence[Spectrum], cols: Sequence[Spectrum], reach: str | None) -> list[str]:
     """The caution that spans fill the samples: fewer than ten per direction.
 

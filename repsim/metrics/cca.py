@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repsim._spectrum import Spectrum, spectra
 from repsim.metrics._base import Invariance, pairs
-from repsim.metrics._spectral import SpectralMetric, few_samples
+from repsim.metrics._spectral import SpectralMetric, few_samples, singular_values
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class CCA(SpectralMetric):
         if self.summary == "r2":
             return products.square().sum() / count
         if self.summary == "mean":
-            return torch.linalg.svdvals(products).clamp_max(1).sum() / count
+            return singular_values(products, row.single).clamp_max(1).sum() / count
         left, rho, _ = torch.linalg.svd(products, full_matrices=False)
         weight = (left.T @ row.coordinates).abs().sum(1)
         return (weight * rho.clamp_max(1)).sum() / weight.sum()

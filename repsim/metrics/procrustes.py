@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repsim._spectrum import Spectrum
 from repsim.metrics._base import Invariance
-from repsim.metrics._spectral import NEAR, SpectralMetric, few_samples
+from repsim.metrics._spectral import NEAR, SpectralMetric, few_samples, singular_values
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Procrustes(SpectralMetric):
 
     def pair(self, products: Float[Tensor, "r q"], row: Spectrum, col: Spectrum) -> Tensor:
         weighted = row.singular[:, None] * products * col.singular
-        square = 2 - 2 * torch.linalg.svdvals(weighted).sum()
+        square = 2 - 2 * singular_values(weighted, row.single).sum()
         distance = _exactly(weighted, row, col) if square < NEAR[row.single] else square.sqrt()
         return 2 * (distance / 2).clamp_max(1).asin() if self.angular else distance
 

@@ -1,4 +1,4 @@
-"""Values as lines: over depth, and over the ridge penalty of the linear heads."""
+"""Values as lines: over depth, over the ridge penalty of the linear heads, and over the certified radius."""
 
 import textwrap
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from repsim.ridge import LambdaCurve
     from repsim.similarity import SimilarityMatrix
+    from repsim.smoothing import Certificates
 
 #: How many pairs of layers are drawn where the caller does not choose.
 _PAIRS = 6
@@ -157,6 +158,66 @@ def lambda_curve(
     if len(cells) > 1:
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="layers")
     return ax
+
+
+def certified_curve(
+    *certificates: "Certificates", labels: Sequence[str] | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Draws the share of images certified to be answered right against the ℓ2 radius.
+
+    A dotted line stands at each curve's radius cap: no image can be certified beyond it with so many draws, so the
+    fall to 0 there says nothing of the network. The band is Wilson's 95 % interval for the choice of images.
+
+    Args:
+        certificates: One curve each.
+        labels: One per curve; None names the networks.
+        ax: Where; None makes a figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: No certificates, or another number of labels.
+    """
+    if not certificates:
+        raise ValueError(message("certified_curve", "there must be certificates", "none", "Pass those of certify"))
+    if labels is not None and len(labels) != len(certificates):
+        got = f"{len(labels)} labels for {len(certificates)} curves"
+        raise ValueError(message("certified_curve", "every curve must have its label", got, "Name them all or none"))
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure(figsize=(7.5, 4.6), layout="constrained").add_subplot()
+    names = _networks([c.network for c in certificates]) if labels is None else labels
+    for made, name in zip(certificates, names, strict=True):
+        radii = np.array([0.0, *np.unique(made.radius[made.correct])])
+        shares = [made.certified_accuracy(r) for r in radii]
+        low, high = zip(*(made.certified_interval(r) for r in radii), strict=True)
+        label = f"{name}, σ = {made.sigma:g}: {made.abstained:.1%} abstain, cap {made.radius_cap:.2f}"
+        # A share holds up to and with its radius, so the steps reach back from it; behind the last radius it is 0.
+        (line,) = ax.step([*radii, radii[-1]], [*shares, 0.0], where="pre", lw=1.8, label=label)
+        ax.fill_between(radii, low, high, step="pre", color=line.get_color(), alpha=0.15, lw=0)
+        ax.axvline(made.radius_cap, color=line.get_color(), ls=":", lw=1.4)
+    ax.set_xlim(0, 1.04 * max(c.radius_cap for c in certificates))
+    ax.set_ylim(0, 1.02)
+    ax.set_xlabel("ℓ2 radius, pixels in [0, 1]  (dotted: radius cap)")
+    ax.set_ylabel("certified accuracy of the smoothed network")
+    images, draws, levels = (
+        ", ".join(f"{value:,}" for value in sorted(set(values)))
+        for values in zip(*((len(c), c.n, c.alpha) for c in certificates), strict=True)
+    )
+    facts = f"{images} images, 95 % Wilson band over images; {draws} draws each, α = {levels}"
+    ax.set_title(textwrap.fill(facts, int(axis_points(ax, 0) / 5)), fontsize=9)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def _networks(names: Sequence[str]) -> list[str]:
+    """Names that fit a legend; curves of one network keep one name, for their noise tells them apart."""
+    unlike = list(dict.fromkeys(names))
+    cut = distinct(unlike, TICK_LETTERS) if len(unlike) > 1 else [short(unlike[0])]
+    return [cut[unlike.index(name)] for name in names]
 
 
 def _name_ends(ax: "Axes") -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from repsim.blocks import Blocks
     from repsim.similarity import SimilarityMatrix
 
 
@@ -26,6 +27,7 @@ def heatmap(
     annotate: bool = False,
     title: str | None = None,
     colorbar: bool = True,
+    outline: "Blocks | None" = None,
 ) -> "Axes":
     """Draws a similarity matrix, the first layers at the lower left.
 
@@ -40,15 +42,20 @@ def heatmap(
         annotate: Write the values into the cells.
         title: None names the metric and n.
         colorbar: Draw the colour bar.
+        outline: Of `repsim.blocks.blocks`: draw a frame around each block.
 
     Returns:
         The Axes; its figure is `ax.figure`.
 
     Raises:
-        ValueError: A mask for a matrix that is not symmetric, or limits that are none.
+        ValueError: A mask for a matrix that is not symmetric, limits that are none, or blocks of other layers.
     """
     import seaborn as sns
 
+    if outline is not None and not (matrix.rows == matrix.cols == outline.layers):
+        got = f"blocks of {outline.model} for {matrix.row_model} × {matrix.col_model}"
+        advice = "Draw the matrix that the blocks were found in"
+        raise ValueError(message("heatmap", "outline must be blocks of the matrix's layers", got, advice))
     if ax is None:
         import matplotlib.pyplot as plt
 
@@ -78,6 +85,8 @@ def heatmap(
         rasterized=values.size > 10_000,
     )
     _hatch_missing(ax, matrix, mask)
+    if outline is not None:
+        _outline(ax, outline)
     ax.invert_yaxis()
     ax.set_box_aspect(_aspect(matrix))
     for spine in ax.spines.values():
@@ -197,6 +206,17 @@ def _hatch_missing(ax: "Axes", matrix: "SimilarityMatrix", mask: bool) -> None:
     for i, j in np.argwhere(np.isnan(matrix.values)):
         if not (mask and j > i):
             ax.add_patch(Rectangle((j, i), 1, 1, fill=False, hatch="////", edgecolor="0.5", lw=0))
+
+
+def _outline(ax: "Axes", blocks: "Blocks") -> None:
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    seen = [withStroke(linewidth=3.5, foreground="white")]  # on dark colours as well as on bright ones
+    for block in blocks.blocks:
+        where, side = (block.start, block.start), len(block)
+        frame = Rectangle(where, side, side, fill=False, edgecolor="black", lw=1.5, path_effects=seen, clip_on=False)
+        ax.add_patch(frame)
 
 
 def _ticks(ax: "Axes", matrix: "SimilarityMatrix") -> None:

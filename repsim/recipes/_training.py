@@ -1,44 +1,34 @@
 """The training loop that every recipe shares."""
 
+import copy
 import dataclasses
-from abc import ABC, abstractmethod
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repsim._checks import message
 from repsim._progress import progress_bar
 from repsim.attacks import ThreatModel, pgd
-from repsim.checkpoints import save_checkpoint
+from repsim.checkpoints import _digest, save_checkpoint
 from repsim.data import ImageSet
 from repsim.models import Network, load_model
-
-
-@dataclass(frozen=True)
-class Recipe(ABC):
-    """How a network is trained. Subclasses add their own settings and say what a batch costs."""
-
-    architecture: str = "digits_resnet8"  # a name that load_model knows
-    epochs: int = 15  # passes over the training set
-    batch_size: int = 64  # images per step
-    learning_rate: float = 0.1  # highest rate of one cycle: linear up over the first fifth, linear down to 0
-    momentum: float = 0.9  # of Nesterov's SGD
-    weight_decay: float = 5e-4  # L2 penalty on all parameters
-    eval_eps: float = 0.1  # linf radius of the reported PGD-20 accuracy, pixels of [0, 1]
-
-    @abstractmethod
-    def loss(
-        self, net: nn.Module, x: Float[Tensor, "b c h w"], y: Int[Tensor, " b"], generator: torch.Generator
-    ) -> Tensor:
-        """What one step lowers, for a network in training mode."""
+from repsim.recipes._recipe import Recipe, Run, Stage
+from repsim.recipes._state import read_state, write_state
+from repsim.similarity import versions
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network and its record (architecture, settings, seed, data, versions, scores)."""
+    """A trained network and its record (architecture, settings, seed, data, scores, cost, versions)."""
 
     network: Network
     record: dict[str, Any]
@@ -48,72 +38,106 @@ class Trained:
         return save_checkpoint(path, self.network.net, self.record)
 
 
-def train(recipe: Recipe, data: ImageSet, test: ImageSet, *, seed: int, name: str, progress: bool = True) -> Trained:
-    """Trains a network from random weights; the same seed on the same machine gives the same weights.
+def train(
+    recipe: Recipe,
+    data: ImageSet,
+    test: ImageSet,
+    *,
+    seed: int,
+    name: str,
+    start: Network | None = None,
+    resume: str | Path | None = None,
+    save_every: float = 60.0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Trained:
+    """Trains a network; the same seed on the same machine gives the same weights, interrupted or not.
 
     Args:
-        recipe: Settings, as in `RECIPES["standard"](epochs=10)`.
+        recipe: Settings, as in `RECIPES["standard"](epochs=10)` or `RECIPES["pgd"].preset("cifar10")`.
         data: Training images.
         test: Images for the scores; they have no part in the training.
         seed: Of the weights, the order of the images and everything random in the recipe.
         name: What results call the network.
+        start: A network to begin from, which stays as it is; None begins from the random weights of `seed`.
+        resume: File for the state of the training. Where it exists the training goes on from there; it is written
+            at the ends of epochs and left when the training is done.
+        save_every: Seconds that pass at least between two writes of the state; 0 writes after every epoch.
+        device: Where to train, as in "cuda"; the order of images and the noise are those of the CPU everywhere.
         progress: Show a bar when it takes more than two seconds.
 
     Returns:
-        The network in eval mode, on the CPU, with its record.
-    """
-    from repsim.similarity import versions
+        The network in eval mode, on the CPU, with its record. `record["cost"]["gradient_evaluations"]` counts images
+        whose gradient was taken, by the training and by its attacks.
 
+    Raises:
+        ValueError: A negative seed, a start of another architecture, a state file of another training.
+        RuntimeError: Weights or answers that are no longer finite.
+        OSError: The state could not be written; what was written before is whole.
+
+    Cost:
+        One forward and one backward pass per image, epoch and gradient evaluation. A state takes about twice the room
+        of the weights; the images stay as they are in `data`.
+    """
+    if seed < 0:
+        raise ValueError(message("train", "seed must be >= 0", f"{seed}", "Choose another"))
     classes = max(int(data.labels.max()), int(test.labels.max())) + 1
-    network = load_model(recipe.architecture, num_classes=classes, seed=seed, name=name)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-    )
-    per_epoch = max(1, len(data) // recipe.batch_size)
-    total = recipe.epochs * per_epoch
-    rise = max(1, total // 5)
+    network = load_model(recipe.architecture, normalize=recipe.normalize, num_classes=classes, seed=seed, name=name)
+    begun = None
+    if start is not None:
+        network, classes = _started(network, start, test, classes)
+        begun = {"name": start.name, "weights_sha256": _digest(start.net.state_dict())}
     kind = next((n for n, c in _recipes().items() if c is type(recipe)), type(recipe).__name__)
-    step = 0
-    with progress_bar(total, f"train {name}", "step", show=progress) as bar:
-        for _ in range(recipe.epochs):
-            order = torch.randperm(len(data), generator=generator)
-            for rows in order[: per_epoch * recipe.batch_size].split(recipe.batch_size):
-                share = min((step + 1) / rise, (total - step) / max(1, total - rise))
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * share
-                network.train()
-                loss = recipe.loss(network, data.pixels(rows), data.labels[rows], generator)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                step += 1
-                bar.update()
+    training = {
+        "recipe": kind,
+        "settings": json.loads(json.dumps(dataclasses.asdict(recipe))),  # as a file gives them back
+        "seed": seed,
+        "num_classes": classes,
+        "start": begun,
+        "train_digest": data.digest,
+    }
+    run = Run(network.to(device), _optimizer(network, recipe), _generator(seed), data, seed)
+    order = torch.Generator().manual_seed(seed)
+    path = Path(resume) if resume is not None else None
+    if path is not None and path.exists():
+        read_state(path, run, order, training)
+    written = time.perf_counter()
+    epochs = [(stage, epoch) for stage in recipe.stages() for epoch in range(stage.epochs)]
+    per_epoch = max(1, len(data) // recipe.batch_size)
+    with progress_bar(len(epochs) * per_epoch, f"train {name}", "step", show=progress) as bar, _counted(run):
+        bar.update(run.epoch * per_epoch)
+        for stage, epoch in epochs[run.epoch :]:
+            if run.stopped:
+                break
+            began = time.perf_counter()
+            _epoch(recipe, stage, epoch, run, order, bar)
+            run.epoch += 1
+            run.stopped = recipe.after_epoch(run)
+            run.seconds += time.perf_counter() - began
+            _check_weights(run, name, len(epochs))
+            done = run.epoch == len(epochs) or bool(run.stopped)
+            if path is not None and (done or time.perf_counter() - written >= save_every):
+                write_state(path, run, order, training)
+                written = time.perf_counter()
     network.eval()
-    if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-        raise RuntimeError(
-            f"train: {name} must have finite weights after training; got NaN or infinity. Lower the learning rate."
-        )
     with torch.no_grad():
-        if not bool(torch.isfinite(network(test.pixels(slice(0, 64)))).all()):
+        if not bool(torch.isfinite(network(test.pixels(slice(0, 64)).to(device))).all()):
             raise RuntimeError(f"train: {name} must give finite answers; got NaN or infinity. Lower the learning rate.")
     threat = ThreatModel("linf", recipe.eval_eps)
     scores = {
         "n_test": len(test),
-        "accuracy": accuracy(network, test),
-        f"accuracy under linf PGD-20, eps {recipe.eval_eps:g}": accuracy(network, test, threat),
+        "accuracy": accuracy(network, test, device=device),
+        f"accuracy under linf PGD-20, eps {recipe.eval_eps:g}": accuracy(network, test, threat, device=device),
     }
+    network.to("cpu")
     record = {
         "architecture": recipe.architecture,
         "num_classes": classes,
-        "normalize": None,
+        "normalize": network.provenance["normalize"],
         "recipe": kind,
-        "settings": dataclasses.asdict(recipe),
+        "settings": training["settings"],
         "seed": seed,
+        "start": begun,
         "data": {
             "train": data.name,
             "train_digest": data.digest,
@@ -121,24 +145,125 @@ def train(recipe: Recipe, data: ImageSet, test: ImageSet, *, seed: int, name: st
             "test_digest": test.digest,
         },
         "scores": scores,
+        "stopped": run.stopped or None,
+        "cost": {
+            "epochs": run.epoch,
+            "gradient_evaluations": run.gradients,
+            "seconds_per_epoch": run.seconds / run.epoch,
+            "device": device,
+        },
         "versions": versions(),
     }
     network.provenance.update(record=record, notes=[f"trained here by recipe {kind}, seed {seed}"])
     return Trained(network, record)
 
 
-def accuracy(net: nn.Module, data: ImageSet, threat: ThreatModel | None = None, *, seed: int = 0) -> float:
+def accuracy(
+    net: nn.Module, data: ImageSet, threat: ThreatModel | None = None, *, seed: int = 0, device: str = "cpu"
+) -> float:
     """Share of images classified right, clean or under PGD-20 with steps of eps/5; the network must be in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     right = 0
     for start in range(0, len(data), 256):
         rows = slice(start, start + 256)
-        x, y = data.pixels(rows), data.labels[rows]
+        x, y = data.pixels(rows).to(device), data.labels[rows].to(device)
         if threat is not None:
             x = pgd(net, x, y, threat, steps=20, step_size=threat.eps / 5, generator=generator)
         with torch.no_grad():
             right += int((net(x).argmax(1) == y).sum())
     return right / len(data)
+
+
+def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Generator, bar: Any) -> None:
+    """One pass over the images of a stage, in a new order."""
+    if epoch == 0:
+        run.optimizer.state.clear()
+    device = next(run.network.parameters()).device
+    per_epoch = max(1, len(run.data) // recipe.batch_size)
+    step, total = epoch * per_epoch, stage.epochs * per_epoch
+    rise = max(1, total // 5)
+    shuffled = torch.randperm(len(run.data), generator=order)
+    for rows in shuffled[: per_epoch * recipe.batch_size].split(recipe.batch_size):
+        if recipe.decay_epochs:
+            share = 0.1 ** sum(epoch >= k for k in recipe.decay_epochs)
+        else:
+            share = min((step + 1) / rise, (total - step) / max(1, total - rise))
+        for group in run.optimizer.param_groups:
+            group["lr"] = stage.learning_rate * share
+        x = _augmented(run.data.pixels(rows), recipe, order)
+        run.network.train()
+        recipe.update(run, stage.loss, x.to(device), run.data.labels[rows].to(device))
+        step += 1
+        bar.update()
+
+
+def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Each image cropped at random from its padded self, and mirrored or not, where the recipe asks for it."""
+    if recipe.crop_padding:
+        n, _, height, width = x.shape
+        padded = F.pad(x, (recipe.crop_padding,) * 4)
+        down, right = torch.randint(2 * recipe.crop_padding + 1, (2, n, 1), generator=generator)
+        rows, columns = down + torch.arange(height), right + torch.arange(width)
+        x = padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        x = x.permute(0, 3, 1, 2).contiguous()
+    if recipe.flip:
+        x = torch.where(torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5, x.flip(3), x)
+    return x
+
+
+def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0,
+    )
+
+
+def _generator(seed: int) -> torch.Generator:
+    """A stream of random numbers apart from the one that orders the images, which `seed` itself starts."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+
+
+def _started(network: Network, start: Network, test: ImageSet, classes: int) -> tuple[Network, int]:
+    """The network with the weights and the head of another one, and the width of that head."""
+    have, want = (n.provenance.get("architecture") for n in (start, network))
+    advice = "Set the recipe's architecture and normalize to those of the network, or start from another one"
+    if have != want:
+        raise ValueError(message("train", f"start must be a {want}", f"{start.name!r}, a {have}", advice))
+    pixels = [n.provenance.get("normalize") for n in (start, network)]
+    if pixels[0] != pixels[1]:
+        must = f"start must normalise pixels as the recipe does, {pixels[1]}"
+        raise ValueError(message("train", must, f"{pixels[0]}", advice))
+    with torch.no_grad():
+        width = copy.deepcopy(start).eval()(test.pixels(slice(0, 1))).shape[1]
+    if width < classes:
+        must = f"start must have an output for each of {classes} classes"
+        raise ValueError(message("train", must, f"{width}", "Start from a network with a wider head"))
+    network.net = copy.deepcopy(start.net)
+    return network, width
+
+
+@contextmanager
+def _counted(run: Run) -> Iterator[None]:
+    """Counts the images that pass through the network while gradients are recorded."""
+
+    def count(_: nn.Module, given: tuple[Tensor, ...], __: Tensor) -> None:
+        if torch.is_grad_enabled():
+            run.gradients += len(given[0])
+
+    handle = run.network.register_forward_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_weights(run: Run, name: str, epochs: int) -> None:
+    if not all(bool(torch.isfinite(p).all()) for p in run.network.parameters()):
+        got = f"NaN or infinity after epoch {run.epoch} of {epochs}"
+        raise RuntimeError(message("train", f"{name} must keep finite weights", got, "Lower the learning rate"))
 
 
 def _recipes() -> dict[str, type[Recipe]]:

@@ -1,0 +1,101 @@
+"""`attack`: any attack, held to the same rules, with its success measured afterwards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from repsim._checks import message
+from repsim.attacks.gradient import check_eval, frozen, logits_of
+from repsim.attacks.threat import Images, ThreatModel, check_inside
+
+AttackFunction = Callable[[nn.Module, Images, Int[Tensor, " b"]], Images]
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """What an attack made of some images.
+
+    Attributes:
+        images: The moved images, inside the ball and inside [0, 1], detached.
+        before: (b,) what the network answers to the images as they were.
+        after: (b,) what it answers to the moved ones, from a forward pass of their own.
+        success: (b,) whether the answer is another than the label; for a targeted attack, whether it is the target.
+    """
+
+    images: Images
+    before: Int[Tensor, " b"]
+    after: Int[Tensor, " b"]
+    success: Bool[Tensor, " b"]
+
+
+def attack(
+    net: nn.Module,
+    images: Images,
+    labels: Int[Tensor, " b"],
+    function: AttackFunction,
+    threat: ThreatModel,
+    *,
+    targeted: bool = False,
+) -> Attacked:
+    """Runs an attack, checks what it returned, and measures it: nothing that the attack says of itself is believed.
+
+    A moved image counts if it has the image's shape and type, lies in [0, 1], and ‖x′ − x‖ ≤ ε up to rounding.
+    Parameters ask for no gradient meanwhile, so an attack that calls `backward` leaves none on them.
+
+    Args:
+        net: Takes pixels in [0, 1], gives logits (b, k); in eval mode.
+        images: What to move.
+        labels: The labels; with `targeted` the classes that the network shall answer.
+        function: (network, images, labels) -> moved images, from anywhere: `fgsm` with its threat model bound, an
+            attack of Foolbox, `lambda net, x, y: torchattack(x, y)`.
+        threat: The ball that the attack promises to stay in.
+        targeted: Whether `labels` are targets.
+
+    Returns:
+        The moved images, and the network's answers before and after.
+
+    Raises:
+        ValueError: A network in training mode, images outside [0, 1], labels that are no classes of the network, moved
+            images of another shape or type, outside the ball or outside [0, 1], an attack that leaves the network in
+            training mode.
+        TypeError: An attack that returns no tensor.
+
+    Cost:
+        The attack, and two forward passes.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> x, y = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 0])
+        >>> threat = ThreatModel.parse("linf:8/255")
+        >>> made = attack(net, x, y, lambda net, x, y: x + threat.eps, threat)
+        >>> made.images.shape, made.success.shape
+        (torch.Size([3, 1, 2, 2]), torch.Size([3]))
+    """
+    threat.check(images, "attack")
+    check_eval(net, "attack")
+    if labels.shape != (len(images),):
+        got = f"shape {tuple(labels.shape)}"
+        raise ValueError(message("attack", f"labels must be ({len(images)},)", got, "Pass one class per image"))
+    with torch.no_grad():
+        logits = logits_of(net, images, "attack")
+    low, high = (int(v) for v in labels.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        must = f"labels must be classes of the network, 0 to {logits.shape[1] - 1}"
+        raise ValueError(message("attack", must, f"{low} to {high}", "Choose the data it was trained for"))
+    # An attack that works in place moves its own copy, not what it is measured against.
+    with frozen(net):
+        found = function(net, images.clone(), labels)
+    check_eval(net, "attack")
+    advice = "Give the attack this radius, or attack(...) the radius that it was made with"
+    moved = check_inside(images, found, threat, "attack", advice)
+    after = answers(net, moved)
+    return Attacked(moved, logits.argmax(1), after, (after == labels) == targeted)
+
+
+def answers(net: nn.Module, x: Images) -> Int[Tensor, " b"]:
+    """The classes that a network answers."""
+    with torch.no_grad():
+        return logits_of(net, x, "attack").argmax(1)
