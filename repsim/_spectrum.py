@@ -15,7 +15,7 @@ from repsim._gemm import matmul_nt
 from repsim._progress import progress_bar
 
 #: Multiplications of all pairs from which float32 features are compared in float32. Values then move by some 1e-7.
-_LARGE = 5e10
+_LARGE = 5e9
 #: Relative singular value above which a Gram matrix in float64 resolves a direction to 2e-8.
 _RESOLVED = 1e-4
 

@@ -233,7 +233,9 @@ CKA_HAS = "debiased, without_components, without_rows"
 # A text that is no metric, and the whole message after "metric: ".
 UNKNOWN = {
     "frobnicate": "the metric must be known; got 'frobnicate'. Close matches: procrustes.",
-    "cka_debiased": "the metric must be known; got 'cka_debiased'. Close matches: cka_biased, cka_rbf, cka_minibatch, cka.",
+    "cka_debiased": (
+        "the metric must be known; got 'cka_debiased'. Close matches: cka_biased, cka_rbf, cka_minibatch, cka."
+    ),
     "tdd(seed=1)": "the metric must be known; got 'tdd'. Close matches: td, td_soft.",
     "": f"the metric must be known; got ''. Known: {KNOWN}.",
     "td(1)": f"settings must be name=value; got 'td(1)' (settings need names). {WRITE}",

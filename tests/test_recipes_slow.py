@@ -79,7 +79,8 @@ def test_mixup_keeps_the_accuracy() -> None:
 
 
 def test_macer_keeps_the_certified_radii_of_its_hinge_turned_off() -> None:
-    # The gain, 0.003 where it was measured, is within what another number of threads changes.
+    # The gain, 0.003 where it was measured, is within what another number of threads changes. A hinge that harms, as
+    # one of weight 4 at a higher rate did, loses 0.07.
     few = load_data("digits", limit=60)
     gained = []
     for seed in SEEDS:
@@ -88,7 +89,7 @@ def test_macer_keeps_the_certified_radii_of_its_hinge_turned_off() -> None:
             for weight in (1.0, 0.0)
         )
         gained.append(with_hinge - without)
-    assert float(np.mean(gained)) > -0.01
+    assert float(np.mean(gained)) > -0.03
 
 
 def test_noisy_pretraining_keeps_certified_radii_through_clean_finetuning_on_other_classes() -> None:
@@ -115,4 +116,5 @@ def test_noisy_pretraining_keeps_certified_radii_through_clean_finetuning_on_oth
         gained += [
             mean_radius(mixed.network, few, sigma) - mean_radius(clean.network, few, sigma) for sigma in (0.25, 0.5)
         ]
-    assert float(np.mean(gained)) >= 0.03
+    # The mean of four was 0.03 and 0.05 with different numbers of threads, single ones from -0.01 to 0.10.
+    assert float(np.mean(gained)) >= 0.01
