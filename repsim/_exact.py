@@ -24,7 +24,7 @@ from repsim._pool import Pool, Side, device, dtypes, read, widths
 from repsim._progress import progress_bar
 from repsim.metrics._base import Cross, constant_reasons
 from repsim.metrics._streaming import HOLLOW, SHORT, Constancy
-from repsim.metrics.cka import _chance
+from repsim.metrics.cka import chance_cautions, chance_of
 
 #: Bytes of held blocks and tiles; half of what is free where that is less.
 _BUDGET = 3 * 2**30
@@ -69,11 +69,7 @@ def exact_cka(sides: Sequence[Side], debiased: bool, show: bool) -> Cross:
     for cell in reasons:
         values[cell] = math.nan
     details, high = _details(sums, [p for side in sides for p in widths(side)], r, cols, debiased)
-    caution = (
-        f"biased CKA of unrelated Gaussian features of these widths reaches {high:.2f} at n = {n}: "
-        "read values against `chance`, or use the debiased form"
-    )
-    return Cross(values, details, reasons, (caution,) if high > 0.1 else ())
+    return Cross(values, details, reasons, tuple(chance_cautions(high, n)))
 
 
 @dataclass(frozen=True)
@@ -111,7 +107,7 @@ def _details(
     n = sums.rows.shape[1]
     whole = hsic(sums.products, sums.rows, sums.diagonal, torch.ones_like(sums.rows[0]), self_pairs=True).diagonal()
     participation, wide = sums.traces.square() / whole, torch.tensor(widths, dtype=torch.float64)
-    chance = [[0.0 if debiased else _chance(p, q, n) for q in widths[cols]] for p in widths[:r]]
+    chance = [[0.0 if debiased else chance_of(p, q, n) for q in widths[cols]] for p in widths[:r]]
     shape = r, len(widths[cols])
     details = {
         "width_row": wide[:r, None].expand(shape),

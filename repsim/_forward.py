@@ -81,9 +81,8 @@ class Forward:
         self._tapped = {layer: modules[layer] for layer in chosen}
         parameter = next(net.parameters(), torch.empty(0))
         self.device, self._kind = parameter.device, parameter.dtype
-        named = bare(net, until=Network)
-        self.name: str = name or getattr(named, "name", None) or type(inside).__name__
-        self.provenance: dict[str, Any] = dict(getattr(named, "provenance", {"architecture": type(inside).__name__}))
+        self.name: str = name or name_of(net)
+        self.provenance = provenance_of_network(net)
         self.widths: dict[str, int] | None = None
         self._ran: set[str] = set()
 
@@ -182,6 +181,16 @@ def bare(net: nn.Module, until: type[nn.Module] | None = None) -> nn.Module:
         else:
             break
     return net
+
+
+def name_of(net: nn.Module) -> str:
+    """What results call a network."""
+    return getattr(bare(net, until=Network), "name", None) or type(bare(net)).__name__
+
+
+def provenance_of_network(net: nn.Module) -> dict[str, Any]:
+    """Where a network came from, as far as it says."""
+    return dict(getattr(bare(net, until=Network), "provenance", {"architecture": type(bare(net)).__name__}))
 
 
 def _glob(name: str, pattern: str) -> bool:

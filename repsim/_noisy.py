@@ -10,10 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from repsim._checks import message, some
-from repsim._forward import CPU_ROWS, bare
+from repsim._forward import CPU_ROWS, name_of
 from repsim._progress import progress_bar
 from repsim.data import ImageSet
-from repsim.models import Network
 
 #: Noise is drawn for this many numbers at once (64 MiB), and for this many rows at most. What an image is given
 #: depends on these two, its shape and the number of draws alone, never on the batch size.
@@ -82,11 +81,6 @@ def noisy_answers(
 def device_of(net: nn.Module) -> torch.device:
     """Where a network's parameters are."""
     return next(net.parameters(), torch.empty(0)).device
-
-
-def name_of(net: nn.Module) -> str:
-    """What results call a network."""
-    return getattr(bare(net, until=Network), "name", None) or type(bare(net)).__name__
 
 
 class _Tally:

@@ -119,10 +119,7 @@ def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, singl
         q, r = torch.linalg.qr(centred)
         left, s, right = torch.linalg.svd(r, full_matrices=False)
         basis = q @ left
-    # Directions below the rounding of the features' own type, which is at the size of the features with their mean,
-    # are noise of that type, not features.
-    eps = torch.finfo(x.dtype).eps
-    keep = int((s > torch.maximum(max(1e-10, eps) * s[0], eps * level / spread)).sum())
+    keep = numerical_rank(s, float(level / spread), x.dtype)
     if variance < 1:
         share = s.square().cumsum(0) / s.square().sum()
         keep = min(keep, int((share < variance).sum()) + 1)
@@ -134,6 +131,21 @@ def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, singl
     # Weights by coordinates depend on each canonical direction by itself, which float32 products would move too far.
     rounded = directions.float() if single and not coordinates else directions
     return Spectrum(rounded, s[:keep] / norm, kept, False)
+
+
+def numerical_rank(s: Float[Tensor, " k"], level: float, dtype: torch.dtype) -> int:
+    """How many directions of a layer are features.
+
+    Those below the rounding of the features' own type, which is at the size of the features with their mean, are noise
+    of that type.
+
+    Args:
+        s: Singular values of the centred features, largest first.
+        level: Frobenius norm of the features with their mean, in the same units.
+        dtype: Of the features as they came.
+    """
+    eps = torch.finfo(dtype).eps
+    return int((s > max(max(1e-10, eps) * float(s[0]), eps * level)).sum())
 
 
 def _largest(x: Tensor) -> Tensor:

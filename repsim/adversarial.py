@@ -9,14 +9,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from repsim._checks import message
-from repsim._forward import bare
+from repsim._forward import name_of, provenance_of_network
 from repsim._progress import progress_bar
 from repsim.attacks import AttackFunction, ThreatModel, attack, pgd
 from repsim.attacks.checked import answers
 from repsim.attacks.gradient import check_eval
 from repsim.attacks.threat import Images, check_inside
 from repsim.data import ImageSet
-from repsim.models import Network
 
 #: How `extract(attack=...)` may be told what to do: a threat model, its text, or a function that makes the set.
 Condition = ThreatModel | str | Callable[[nn.Module, ImageSet], ImageSet]
@@ -81,7 +80,7 @@ def adversarial(
     device, kind = _where(net)
     step = 2.5 * threat.eps / max(steps, 1) if step_size is None else step_size
     moved, right, right_after, hit = [], 0, 0, 0
-    with progress_bar(len(data), f"attack {_name(net)}", "image", show=progress) as bar:
+    with progress_bar(len(data), f"attack {name_of(net)}", "image", show=progress) as bar:
         for first in range(0, len(data), batch_size):
             rows = slice(first, first + batch_size)
             x, labels = data.pixels(rows), data.labels[rows].to(device)
@@ -111,7 +110,7 @@ def adversarial(
         "threat": str(threat),
         "attack": called,
         "targeted": targets is not None,
-        "source": {"network": _name(net), **getattr(bare(net, until=Network), "provenance", {})},
+        "source": {"network": name_of(net), **provenance_of_network(net)},
         "n": len(data),
         "rounded": rounded,
         "clean_accuracy": right / len(data),
@@ -121,7 +120,7 @@ def adversarial(
         record |= {"steps": steps, "step_size": step, "restarts": restarts, "seed": seed}
     if targets is not None:
         record["share_on_target"] = hit / len(data)
-    return data.derived(torch.cat(moved), f"{called}({_name(net)}, {threat})", record)
+    return data.derived(torch.cat(moved), f"{called}({name_of(net)}, {threat})", record)
 
 
 def under(net: nn.Module, data: object, condition: Condition, *, progress: bool = True) -> ImageSet:
@@ -181,10 +180,6 @@ def _towards(moved: Images, clean: Tensor) -> Tensor:
     # A change of whole levels may lie below its number by the rounding of float32 pixels, and counts as whole.
     levels = (change.abs() + 255 * torch.finfo(torch.float32).eps).floor()
     return (grey + levels * change.sign()).to(torch.uint8)
-
-
-def _name(net: nn.Module) -> str:
-    return getattr(bare(net, until=Network), "name", None) or type(bare(net)).__name__
 
 
 def _called(function: AttackFunction) -> str:

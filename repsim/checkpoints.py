@@ -193,7 +193,7 @@ def save_checkpoint(path: str | Path, net: nn.Module, record: Mapping[str, Any])
     from safetensors.torch import save
 
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
-    text = json.dumps({**record, "weights_sha256": _digest(state)}, sort_keys=True)
+    text = json.dumps({**record, "weights_sha256": weights_digest(state)}, sort_keys=True)
     with whole_file(path) as temporary:
         temporary.write_bytes(save(state, metadata={"repsim": text}))
     return Path(path)
@@ -215,7 +215,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     lacking = sorted({"architecture", "normalize", "weights_sha256"} - set(record)) if record else []
     if lacking:
         raise _unreadable(path, f"a record without {some(lacking)}", "Make the file again")
-    if record and record["weights_sha256"] != _digest(state):
+    if record and record["weights_sha256"] != weights_digest(state):
         raise _unreadable(path, "weights that differ from the digest recorded with them", "Make the file again")
     return Checkpoint(state, sha256_of(path), path, record)
 
@@ -296,7 +296,7 @@ def _unreadable(path: Path, got: str, do: str) -> ValueError:
     return ValueError(message("load_model", f"{path} must be a weight file", got, do))
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def weights_digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key in sorted(state):
         value = state[key]

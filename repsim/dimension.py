@@ -9,6 +9,7 @@ from torch import Tensor
 
 from repsim._linalg import Centred, centre
 from repsim._progress import progress_bar
+from repsim._spectrum import numerical_rank
 from repsim.activations import Activations
 
 if TYPE_CHECKING:
@@ -65,13 +66,9 @@ def _facts(layer: Centred) -> dict[str, float]:
         return {"rank": 0, **dict.fromkeys(names, math.nan)}
     s = _singular_values(layer)
     variance = s.square() / s.square().sum()
-    # Directions below the rounding of the features' own type, which is at the size of the features with their mean,
-    # are noise of that type, not features.
-    eps = torch.finfo(layer.x.dtype).eps
     level = math.hypot(layer.norm, math.sqrt(layer.n) * float(torch.linalg.vector_norm(layer.mean / layer.unit)))
-    floor = max(max(1e-10, eps) * float(s[0]), eps * level)
     return {
-        "rank": int((s > floor).sum()),
+        "rank": numerical_rank(s, level, layer.x.dtype),
         "participation_ratio": 1 / float(variance.square().sum()),
         "top_share": float(variance[0]),
         # A sum that is 0.99 to rounding has reached it.

@@ -16,11 +16,10 @@ from torch import nn
 
 from repsim._checks import message
 from repsim._files import whole_file
-from repsim._forward import bare
-from repsim._noisy import device_of, name_of, noisy_answers
+from repsim._forward import name_of, provenance_of_network
+from repsim._noisy import device_of, noisy_answers
 from repsim.data import ImageSet
 from repsim.metrics._intervals import wilson
-from repsim.models import Network
 from repsim.similarity import versions
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ def certify(
         raise ValueError(message("certify", "labels must be the network's classes", got, "Map them to 0, 1, …"))
     selected = counts[0].argmax(1)
     provenance = {
-        "network": dict(getattr(bare(net, until=Network), "provenance", {"architecture": type(bare(net)).__name__})),
+        "network": provenance_of_network(net),
         "samples": data.digest,
         "versions": versions(),
         "device": device_of(net).type,

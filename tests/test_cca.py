@@ -2,16 +2,17 @@
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 import repsim
-from repsim import Activations, CautionWarning, SimilarityMatrix
+from repsim import Activations, CautionWarning
 from repsim.metrics import CCA
 from tests.oracles import cca as oracle
+from tests.sides import compare, layers, one, orthonormal
 
 ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mean_cca": oracle.mean,
@@ -31,38 +32,8 @@ SHAPES = {
 }
 
 
-def layers(seed: int, n: int, widths: Sequence[int]) -> dict[str, np.ndarray]:
-    """Layers that share a signal, with columns of unequal spread."""
-    shared = np.random.default_rng(1000 + n).standard_normal((n, 4))
-    found = {}
-    for i, p in enumerate(widths):
-        rng = np.random.default_rng(100 * seed + i)
-        mixed = shared @ rng.standard_normal((4, p)) + rng.standard_normal((n, p))
-        found[f"layer{i}"] = mixed * np.linspace(0.2, 2, p) + rng.standard_normal(p)
-    return found
-
-
-def compare(rows: dict[str, np.ndarray], cols: dict[str, np.ndarray] | None, metric: str | CCA) -> SimilarityMatrix:
-    """Compares two sides, or one object with itself where `cols` is None, whatever the cautions."""
-    a = Activations.from_arrays(rows)
-    b = a if cols is None else Activations.from_arrays(cols)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CautionWarning)
-        return repsim.compare(a, b, metric)
-
-
-def one(x: np.ndarray, y: np.ndarray, metric: str | CCA) -> float:
-    return float(compare({"x": x}, {"y": y}, metric).values[0, 0])
-
-
 def table(rows: dict[str, np.ndarray], cols: dict[str, np.ndarray], metric: str) -> np.ndarray:
     return np.array([[ORACLES[metric](x, y) for y in cols.values()] for x in rows.values()])
-
-
-def orthonormal(n: int, k: int, seed: int = 0) -> np.ndarray:
-    """k orthonormal columns of mean 0."""
-    x = np.random.default_rng(seed).standard_normal((n, k))
-    return np.linalg.qr(x - x.mean(axis=0))[0]
 
 
 @FAMILY

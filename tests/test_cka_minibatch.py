@@ -1,7 +1,6 @@
 """Minibatch CKA against its definition, its state of plain sums, and inputs that break careless code."""
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import repsim
-from repsim import Activations, CautionWarning, SimilarityMatrix
 from repsim.metrics import METRICS, get_metric, metric_name
 from repsim.metrics import _streaming as streaming_module
 from repsim.metrics._streaming import Shifted, Sums, shifted
@@ -22,25 +19,7 @@ from repsim.metrics.cka_minibatch import MinibatchCKA
 from tests.conftest import exactly
 from tests.oracles import cka as cka_oracle
 from tests.oracles import cka_minibatch as oracle
-
-
-def layers(seed: int, n: int, widths: Sequence[int]) -> dict[str, np.ndarray]:
-    """Layers that share a signal, with columns of unequal spread and mean."""
-    shared = np.random.default_rng(1000 + n).standard_normal((n, 4))
-    found = {}
-    for i, p in enumerate(widths):
-        rng = np.random.default_rng(100 * seed + i)
-        mixed = shared @ rng.standard_normal((4, p)) + rng.standard_normal((n, p))
-        found[f"layer{i}"] = mixed * np.linspace(0.2, 2, p) + rng.standard_normal(p)
-    return found
-
-
-def compare(rows: dict[str, Any], cols: dict[str, Any] | None, metric: Any) -> SimilarityMatrix:
-    a = Activations.from_arrays(rows)
-    b = a if cols is None else Activations.from_arrays(cols)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CautionWarning)
-        return repsim.compare(a, b, metric)
+from tests.sides import compare, layers
 
 
 def table(rows: dict[str, np.ndarray], cols: dict[str, np.ndarray], size: int) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Nearest neighbours against sorting, CKNNA against explicit matrices, and inputs that break careless code."""
 
 import math
-import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import repsim
-from repsim import Activations, CautionWarning, SimilarityMatrix
+from repsim import Activations, CautionWarning
 from repsim.metrics import Metric, _nearest, _neighbourhoods, get_metric, metric_name
 from repsim.metrics._nearest import k_nearest
 from repsim.metrics._points import points
@@ -19,6 +17,7 @@ from repsim.metrics.neighbors import CKNNA, MutualKNN
 from tests.conftest import exactly
 from tests.oracles import cka
 from tests.oracles import neighbors as oracle
+from tests.sides import compare, layers, one
 
 DISTANCES = ("cosine", "euclidean", "inner_product")
 DISTANCE = pytest.mark.parametrize("distance", DISTANCES)
@@ -32,30 +31,6 @@ SHAPES = {
 }
 # Sums of products of float32 features rounded once, in float64: nothing but the oracle's own rounding is left.
 EXACT = 1e-9
-
-
-def layers(seed: int, n: int, widths: Sequence[int]) -> dict[str, np.ndarray]:
-    """Layers that share a signal, with columns of unequal spread and a mean that is not 0."""
-    shared = np.random.default_rng(1000 + n).standard_normal((n, 4))
-    found = {}
-    for i, p in enumerate(widths):
-        rng = np.random.default_rng(100 * seed + i)
-        mixed = shared @ rng.standard_normal((4, p)) + rng.standard_normal((n, p))
-        found[f"layer{i}"] = mixed * np.linspace(0.2, 2, p) + rng.standard_normal(p)
-    return found
-
-
-def compare(rows: dict[str, np.ndarray], cols: dict[str, np.ndarray] | None, metric: Metric) -> SimilarityMatrix:
-    """Compares two sides, or one object with itself where `cols` is None, whatever the cautions."""
-    a = Activations.from_arrays(rows)
-    b = a if cols is None else Activations.from_arrays(cols)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CautionWarning)
-        return repsim.compare(a, b, metric)
-
-
-def one(x: np.ndarray, y: np.ndarray, metric: Metric) -> float:
-    return float(compare({"x": x}, {"y": y}, metric).values[0, 0])
 
 
 def expected(x: np.ndarray, y: np.ndarray, metric: Metric) -> float:

@@ -2,8 +2,7 @@
 
 import itertools
 import re
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import repsim
-from repsim import Activations, CautionWarning, SimilarityMatrix
+from repsim import Activations, CautionWarning
 from repsim.metrics import get_metric, metric_name
 from repsim.metrics import rsa as module
 from repsim.metrics.rsa import RSA
 from tests.conftest import exactly
 from tests.oracles import rsa as oracle
+from tests.sides import compare, layers, one
 
 DISTANCES = ("euclidean", "sqeuclidean", "correlation", "cosine")
 COMPARISONS = ("spearman", "pearson", "cosine")
@@ -32,30 +32,6 @@ SHAPES = {
 }
 # Ranks of 435 float32 distances: rounding of the features, 6e-8, swaps neighbours in rank that are 1/435 apart at best.
 SINGLE = 1e-5
-
-
-def layers(seed: int, n: int, widths: Sequence[int]) -> dict[str, np.ndarray]:
-    """Layers that share a signal, with columns of unequal spread and a mean that is not 0."""
-    shared = np.random.default_rng(1000 + n).standard_normal((n, 4))
-    found = {}
-    for i, p in enumerate(widths):
-        rng = np.random.default_rng(100 * seed + i)
-        mixed = shared @ rng.standard_normal((4, p)) + rng.standard_normal((n, p))
-        found[f"layer{i}"] = mixed * np.linspace(0.2, 2, p) + rng.standard_normal(p)
-    return found
-
-
-def compare(rows: dict[str, np.ndarray], cols: dict[str, np.ndarray] | None, metric: RSA) -> SimilarityMatrix:
-    """Compares two sides, or one object with itself where `cols` is None, whatever the cautions."""
-    a = Activations.from_arrays(rows)
-    b = a if cols is None else Activations.from_arrays(cols)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CautionWarning)
-        return repsim.compare(a, b, metric)
-
-
-def one(x: np.ndarray, y: np.ndarray, metric: RSA) -> float:
-    return float(compare({"x": x}, {"y": y}, metric).values[0, 0])
 
 
 def expected(x: np.ndarray, y: np.ndarray, metric: RSA) -> float:

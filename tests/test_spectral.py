@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import repsim
-from repsim import Activations, CautionWarning, SimilarityMatrix, _spectrum
+from repsim import Activations, CautionWarning, _spectrum
 from repsim.metrics import GULP, METRICS, LinearRegression, Metric, Procrustes, WhiteTD, get_metric
 from tests.conftest import exactly
 from tests.oracles import cka, spectral
+from tests.sides import compare, layers, one, orthonormal
 
 ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "procrustes": spectral.procrustes,
@@ -36,42 +37,12 @@ SHAPES = {
 }
 
 
-def layers(seed: int, n: int, widths: Sequence[int]) -> dict[str, np.ndarray]:
-    """Layers that share a signal, with columns of unequal spread."""
-    shared = np.random.default_rng(1000 + n).standard_normal((n, 4))
-    found = {}
-    for i, p in enumerate(widths):
-        rng = np.random.default_rng(100 * seed + i)
-        mixed = shared @ rng.standard_normal((4, p)) + rng.standard_normal((n, p))
-        found[f"layer{i}"] = mixed * np.linspace(0.2, 2, p) + rng.standard_normal(p)
-    return found
-
-
 def pair(n: int = 60, p: int = 7, q: int = 5) -> tuple[np.ndarray, np.ndarray]:
     return layers(1, n, (p,))["layer0"], layers(2, n, (q,))["layer0"]
 
 
-def compare(rows: dict[str, np.ndarray], cols: dict[str, np.ndarray] | None, metric: str | Metric) -> SimilarityMatrix:
-    """Compares two sides, or one object with itself where `cols` is None, whatever the cautions."""
-    a = Activations.from_arrays(rows)
-    b = a if cols is None else Activations.from_arrays(cols)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CautionWarning)
-        return repsim.compare(a, b, metric)
-
-
-def one(x: np.ndarray, y: np.ndarray, metric: str | Metric) -> float:
-    return float(compare({"x": x}, {"y": y}, metric).values[0, 0])
-
-
 def table(rows: dict[str, np.ndarray], cols: dict[str, np.ndarray], name: str) -> np.ndarray:
     return np.array([[ORACLES[name](x, y) for y in cols.values()] for x in rows.values()])
-
-
-def orthonormal(n: int, k: int, seed: int = 0) -> np.ndarray:
-    """k orthonormal columns of mean 0."""
-    x = np.random.default_rng(seed).standard_normal((n, k))
-    return np.linalg.qr(x - x.mean(axis=0))[0]
 
 
 def turned(x: np.ndarray, seed: int = 6) -> np.ndarray:

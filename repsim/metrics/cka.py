@@ -175,17 +175,12 @@ class CKA(KernelAlignment):
             "width_row": pairs(rows, cols, lambda x, y: x.layer.width),
             "width_col": pairs(rows, cols, lambda x, y: y.layer.width),
             "chance": pairs(
-                rows, cols, lambda x, y: 0.0 if self.debiased else _chance(x.layer.width, y.layer.width, n)
+                rows, cols, lambda x, y: 0.0 if self.debiased else chance_of(x.layer.width, y.layer.width, n)
             ),
             "pr_row": found.values.new_tensor(participation[:r])[:, None].expand(found.values.shape),
             "pr_col": found.values.new_tensor(participation[-len(cols) :])[None, :].expand(found.values.shape),
         }
-        cautions = []
-        if not self.debiased and (high := float(details["chance"].max())) > 0.1:
-            cautions.append(
-                f"biased CKA of unrelated Gaussian features of these widths reaches {high:.2f} at n = {n}: "
-                "read values against `chance`, or use the debiased form"
-            )
+        cautions = chance_cautions(float(details["chance"].max()), n)
         if rows[0].kept is not None:
             cautions.append(_without(rows[0].kept, rows[0].samples))
         return Cross(found.values, details, found.reasons, tuple(cautions))
@@ -259,9 +254,19 @@ def _without(kept: Int[Tensor, " m"], n: int) -> str:
     return f"{len(out)} of {n} samples are left out, those with the largest shares of the layers' norms: rows {rows}"
 
 
-def _chance(p: int, q: int, n: int) -> float:
+def chance_of(p: int, q: int, n: int) -> float:
     """Biased CKA of independent isotropic Gaussian features: Murphy, Zylberberg, Fyshe 2024."""
     return math.sqrt(p * q / ((n + p) * (n + q)))
+
+
+def chance_cautions(high: float, n: int) -> list[str]:
+    """What a careful reader should know where unrelated layers come out alike."""
+    if high <= 0.1:
+        return []
+    return [
+        f"biased CKA of unrelated Gaussian features of these widths reaches {high:.2f} at n = {n}: "
+        "read values against `chance`, or use the debiased form"
+    ]
 
 
 METRICS = {"cka": CKA(), "cka_biased": CKA(debiased=False)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repsim._checks import message, some
 from repsim._files import whole_file
-from repsim.checkpoints import _digest
+from repsim.checkpoints import weights_digest
 from repsim.recipes._recipe import Run
 from repsim.similarity import CautionWarning, versions
 
@@ -39,7 +39,7 @@ def write_state(path: Path, run: Run, order: torch.Generator, training: Mapping[
     tensors |= {f"memory.{key}": value for key, value in run.memory.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     counts = {"epoch": run.epoch, "gradients": run.gradients, "seconds": run.seconds, "stopped": run.stopped}
-    header = {"training": training, "counts": counts, "versions": versions(), "digest": _digest(tensors)}
+    header = {"training": training, "counts": counts, "versions": versions(), "digest": weights_digest(tensors)}
     with whole_file(path) as temporary:
         temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(header)}))
 
@@ -95,7 +95,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         reason = f"a damaged file ({error})"
     if not reason and not header:
         reason = "a file of another kind"
-    if not reason and header["digest"] != _digest(tensors):
+    if not reason and header["digest"] != weights_digest(tensors):
         reason = "tensors that differ from the digest written with them"
     if reason:
         advice = "Delete it, or name another file, to begin anew"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from repsim._checks import message
 from repsim._progress import progress_bar
 from repsim.attacks import ThreatModel, pgd
-from repsim.checkpoints import _digest, save_checkpoint
+from repsim.checkpoints import save_checkpoint, weights_digest
 from repsim.data import ImageSet
 from repsim.models import Network, load_model
 from repsim.recipes._recipe import Recipe, Run, Stage
@@ -86,7 +86,7 @@ def train(
     begun = None
     if start is not None:
         network, classes = _started(network, start, test, classes)
-        begun = {"name": start.name, "weights_sha256": _digest(start.net.state_dict())}
+        begun = {"name": start.name, "weights_sha256": weights_digest(start.net.state_dict())}
     kind = next((n for n, c in _recipes().items() if c is type(recipe)), type(recipe).__name__)
     training = {
         "recipe": kind,
