@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="cpu", help='where to train, as in "cuda"')
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="the checkpoint to write")
+    parser.add_argument("--snapshots", type=Path, metavar="DIR", help="keep the network after each epoch here")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted training, if there is one")
 
 
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         name=arguments.out.stem,
         start=start,
         resume=state,
+        snapshots=arguments.snapshots,
         device=arguments.device,
     )
     trained.save(arguments.out)

@@ -27,16 +27,18 @@ def short(out: Path, *more: Any, recipe: str = "noise") -> None:
 
 def test_it_trains_and_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "runs" / "mine.safetensors"
-    short(out, "--seed", 3, "--set", "sigma=0.5", "--set", "eval_eps=8/255", "--set", "flip=true")
+    short(out, "--seed", 3, "--set", "sigma=0.5", "--set", "eval_eps=8/255", "--set", "augment=flip")
     net = load_model(out)
     record = net.provenance["record"]
     assert net.name == "mine"
     assert (record["recipe"], record["seed"]) == ("noise", 3)
     settings = record["settings"]
-    assert (settings["epochs"], settings["sigma"], settings["flip"]) == (2, 0.5, True)
+    assert (settings["epochs"], settings["sigma"], settings["augment"]) == (2, 0.5, "flip")
     assert settings["eval_eps"] == 8 / 255
     data = load_data("digits", split="train", limit=130), load_data("digits")
-    same = train(Noise(epochs=2, sigma=0.5, flip=True, eval_eps=8 / 255), *data, seed=3, name="mine", progress=False)
+    same = train(
+        Noise(epochs=2, sigma=0.5, augment="flip", eval_eps=8 / 255), *data, seed=3, name="mine", progress=False
+    )
     assert all(torch.equal(v, net.net.state_dict()[k]) for k, v in same.network.net.state_dict().items())
     assert [file.name for file in out.parent.iterdir()] == ["mine.safetensors"]
     scores = record["scores"]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from repsim import ImageSet, load_data, load_model
 from repsim.architectures import find_architecture
+from repsim.augmentations import augmentation
 from repsim.models import NORMALIZATIONS, Network
 from repsim.recipes import RECIPES, Recipe, Run, Stage, Trained, train
-from repsim.recipes._training import _augmented
 from repsim.recipes.fast import Fast
 from repsim.recipes.free import Free
 from repsim.recipes.macer import MACER
@@ -398,7 +398,7 @@ def test_an_unknown_preset_or_setting_is_named() -> None:
         ),
         ({"epochs": 0}, ValueError, "PGD.epochs must be >= 1 and finite; got 0. Correct the setting"),
         ({"epochs": 2.5}, TypeError, "PGD.epochs must be an integer; got 2.5. Correct the setting"),
-        ({"flip": 1}, TypeError, "PGD.flip must be true or false; got 1. Correct the setting"),
+        ({"augment": 1}, TypeError, "PGD.augment must be a text; got 1. Correct the setting"),
         ({"momentum": -0.1}, ValueError, "PGD.momentum must be >= 0 and finite; got -0.1. Correct the setting"),
         ({"step_size": math.nan}, ValueError, "PGD.step_size must be >= 0 and finite; got nan. Correct the setting"),
         ({"steps": True}, TypeError, "PGD.steps must be an integer; got True. Correct the setting"),
@@ -484,7 +484,7 @@ def test_a_recipe_of_ones_own_is_recorded_by_its_class(images: tuple[ImageSet, I
 
 def test_crops_are_parts_of_the_padded_image_each_with_a_place_of_its_own() -> None:
     x = torch.rand(60, 2, 5, 6, generator=stream(4))
-    found = _augmented(x, Standard(crop_padding=2), stream())
+    found = augmentation("crop:2")(x, stream())
     padded = F.pad(x, (2, 2, 2, 2))
     places = set()
     for i in range(60):
@@ -496,11 +496,11 @@ def test_crops_are_parts_of_the_padded_image_each_with_a_place_of_its_own() -> N
 
 def test_mirrors_are_half_of_the_images() -> None:
     x = torch.rand(200, 1, 3, 4, generator=stream(4))
-    found = _augmented(x, Standard(flip=True), stream())
+    found = augmentation("flip")(x, stream())
     mirrored = [torch.equal(found[i], x[i].flip(2)) for i in range(200)]
     assert all(m or torch.equal(found[i], x[i]) for i, m in enumerate(mirrored))
     assert 70 < sum(mirrored) < 130
-    assert _augmented(x, Standard(), stream()) is x
+    assert augmentation("none")(x, stream()) is x
 
 
 COSTS: dict[str, tuple[dict[str, Any], float]] = {

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repsim import CautionWarning, ImageSet, load_data
+from repsim import CautionWarning, ImageSet, load_data, load_model
 from repsim.recipes import RECIPES, Recipe, Run, Trained, train
 from repsim.recipes import _state as state_file
 from repsim.recipes.standard import Standard
@@ -21,7 +21,7 @@ from tests.conftest import exactly
 
 #: Three epochs each; where there are stages, the interruption falls into the second and the state between them.
 TRAININGS: dict[str, dict[str, Any]] = {
-    "standard": {"epochs": 3, "crop_padding": 1, "flip": True},
+    "standard": {"epochs": 3, "augment": "crop:1+flip"},
     "pgd": {"epochs": 3, "steps": 1},
     "trades": {"epochs": 3, "steps": 1},
     "fast": {"epochs": 3, "check_fall": 1.0},
@@ -173,8 +173,8 @@ def test_a_state_of_another_training_is_refused_and_says_how_it_differs(
 ) -> None:
     refused(images, begun, "epochs=2 for 3", recipe=Standard(epochs=3))
     refused(images, begun, "seed=0 for 1", seed=1)
-    other = replace(Standard(epochs=2), learning_rate=0.05, flip=True)
-    refused(images, begun, "learning_rate=0.1 for 0.05, flip=False for True", recipe=other)
+    other = replace(Standard(epochs=2), learning_rate=0.05, augment="flip")
+    refused(images, begun, "learning_rate=0.1 for 0.05, augment=none for flip", recipe=other)
     fewer = images[0].take(list(range(129)))
     refused((fewer, images[1]), begun, f"train_digest={images[0].digest} for {fewer.digest}")
     got = "recipe=standard for noise, sigma=None for 0.25"
@@ -274,3 +274,29 @@ def test_the_state_holds_tensors_and_json_alone(begun: Path) -> None:
         assert list(file.metadata()) == ["repsim_training"]
     assert names == {"weights", "momentum", "random"}
     assert sum(value.numel() * value.element_size() for value in tensors) < begun.stat().st_size
+
+
+def test_snapshots_are_the_network_after_each_epoch(images: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    recipe = Standard(epochs=3)
+    made = train(recipe, *images, seed=2, name="net", snapshots=tmp_path / "kept", progress=False)
+    files = sorted((tmp_path / "kept").iterdir())
+    assert [file.name for file in files] == ["epoch-001.safetensors", "epoch-002.safetensors", "epoch-003.safetensors"]
+    first, *_, last = (load_model(file, name=file.stem) for file in files)
+    assert {k: v.tolist() for k, v in last.net.state_dict().items()} == {
+        k: v.tolist() for k, v in made.network.net.state_dict().items()
+    }
+    assert not torch.equal(next(first.parameters()), next(last.parameters()))
+    record = last.provenance["record"]
+    assert (record["epoch"], record["recipe"], record["seed"], record["settings"]["epochs"]) == (3, "standard", 2, 3)
+
+
+def test_colour_images_train_in_another_layout_of_memory_and_end_in_the_usual_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = ImageSet(pixels, torch.arange(40) % 2, tuple(map(str, range(40))), "noise")
+    recipe, path = Standard(epochs=2, architecture="resnet20", batch_size=20), tmp_path / "state.safetensors"
+    whole = made(recipe, (data, data))
+    assert all(p.is_contiguous() for p in whole.network.parameters())
+    interrupted(recipe, (data, data), path, monkeypatch, 3)
+    assert same(made(recipe, (data, data), resume=path), whole)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from repsim._checks import did_you_mean, message
+from repsim.augmentations import augmentation
 from repsim.data import ImageSet
 from repsim.models import Network
 
@@ -90,8 +91,7 @@ class Recipe(ABC):
     decay_epochs: tuple[int, ...] = ()  # of a stage, after which the rate falls to a tenth; none: one cycle, up for 1/5
     momentum: float = 0.9  # of Nesterov's SGD
     weight_decay: float = 5e-4  # L2 penalty on all parameters
-    crop_padding: int = 0  # pixels of zeros around an image of which a random crop is taken
-    flip: bool = False  # mirror half of the images, left to right
+    augment: str = "none"  # what images go through at random, as `augmentation` takes it: "crop:4+flip"
     eval_eps: float = 0.1  # linf radius of the reported PGD-20 accuracy, pixels of [0, 1]
 
     #: Name -> settings that differ from the defaults, with their source.
@@ -104,6 +104,7 @@ class Recipe(ABC):
                 value = tuple(value)
                 object.__setattr__(self, setting.name, value)
             self._check(setting.name, value, setting.default)
+        augmentation(self.augment)
 
     @abstractmethod
     def loss(self, net: nn.Module, x: Images, y: Labels, generator: torch.Generator) -> Float[Tensor, ""]:
@@ -148,9 +149,9 @@ class Recipe(ABC):
         """Numbers are finite and >= 0; radii are at most 1; counts of things per step are at least 1."""
         where = f"{type(self).__name__}.{name}"
         wanted, fits = {
-            bool: ("true or false", isinstance(value, bool)),
             int: ("an integer", type(value) is int),
             float: ("a number", type(value) in (int, float)),
+            str: ("a text", isinstance(value, str)),
             tuple: ("a list of numbers", isinstance(value, tuple) and all(type(v) in (int, float) for v in value)),
         }.get(type(default), ("", True))
         if not fits:
@@ -165,7 +166,7 @@ class Recipe(ABC):
 
 
 #: The usual augmentation of CIFAR-10: crops of the image padded by four pixels, and mirror images.
-CIFAR_CROPS: Mapping[str, Any] = {"crop_padding": 4, "flip": True, "eval_eps": 8 / 255}
+CIFAR_CROPS: Mapping[str, Any] = {"augment": "crop:4+flip", "eval_eps": 8 / 255}
 #: How every preset for 28 × 28 grey images begins.
 MNIST: Mapping[str, Any] = {"architecture": "small_conv_mnist", "eval_eps": 0.3}
 #: The preset of recipes whose defaults are for the digits.

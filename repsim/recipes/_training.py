@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repsim._checks import message
 from repsim._progress import progress_bar
 from repsim.attacks import ThreatModel, pgd
+from repsim.augmentations import Step, augmentation
 from repsim.checkpoints import save_checkpoint, weights_digest
 from repsim.data import ImageSet
 from repsim.models import Network, load_model
@@ -48,6 +48,7 @@ def train(
     start: Network | None = None,
     resume: str | Path | None = None,
     save_every: float = 60.0,
+    snapshots: str | Path | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> Trained:
@@ -62,6 +63,8 @@ def train(
         start: A network to begin from, which stays as it is; None begins from the random weights of `seed`.
         resume: File for the state of the training. Where it exists the training goes on from there; it is written
             at the ends of epochs and left when the training is done.
+        snapshots: Folder for the network after each epoch, as checkpoints epoch-001.safetensors, … of their own, for
+            the study of training itself; None keeps none.
         save_every: Seconds that pass at least between two writes of the state; 0 writes after every epoch.
         device: Where to train, as in "cuda"; the order of images and the noise are those of the CPU everywhere.
         progress: Show a bar when it takes more than two seconds.
@@ -96,8 +99,12 @@ def train(
         "start": begun,
         "train_digest": data.digest,
     }
-    run = Run(network.to(device), _optimizer(network, recipe), _generator(seed), data, seed)
+    network.to(device)
+    if data.images.shape[1] > 1:  # in this layout a CPU takes 1.4 times as many steps with ResNet-20
+        network.to(memory_format=torch.channels_last)
+    run = Run(network, _optimizer(network, recipe), _generator(seed), data, seed)
     order = torch.Generator().manual_seed(seed)
+    augment = augmentation(recipe.augment)
     path = Path(resume) if resume is not None else None
     if path is not None and path.exists():
         read_state(path, run, order, training)
@@ -110,9 +117,11 @@ def train(
             if run.stopped:
                 break
             began = time.perf_counter()
-            _epoch(recipe, stage, epoch, run, order, bar)
+            _epoch(recipe, stage, epoch, run, order, augment, bar)
             run.epoch += 1
             run.stopped = recipe.after_epoch(run)
+            if snapshots is not None:
+                _snapshot(Path(snapshots) / f"epoch-{run.epoch:03d}.safetensors", run, recipe, training)
             run.seconds += time.perf_counter() - began
             _check_weights(run, name, len(epochs))
             done = run.epoch == len(epochs) or bool(run.stopped)
@@ -129,7 +138,7 @@ def train(
         "accuracy": accuracy(network, test, device=device),
         f"accuracy under linf PGD-20, eps {recipe.eval_eps:g}": accuracy(network, test, threat, device=device),
     }
-    network.to("cpu")
+    network.to("cpu", memory_format=torch.contiguous_format)
     record = {
         "architecture": recipe.architecture,
         "num_classes": classes,
@@ -174,7 +183,7 @@ def accuracy(
     return right / len(data)
 
 
-def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Generator, bar: Any) -> None:
+def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Generator, augment: Step, bar: Any) -> None:
     """One pass over the images of a stage, in a new order."""
     if epoch == 0:
         run.optimizer.state.clear()
@@ -190,25 +199,17 @@ def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Gene
             share = min((step + 1) / rise, (total - step) / max(1, total - rise))
         for group in run.optimizer.param_groups:
             group["lr"] = stage.learning_rate * share
-        x = _augmented(run.data.pixels(rows), recipe, order)
+        x = augment(run.data.pixels(rows), order)
         run.network.train()
         recipe.update(run, stage.loss, x.to(device), run.data.labels[rows].to(device))
         step += 1
         bar.update()
 
 
-def _augmented(x: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Each image cropped at random from its padded self, and mirrored or not, where the recipe asks for it."""
-    if recipe.crop_padding:
-        n, _, height, width = x.shape
-        padded = F.pad(x, (recipe.crop_padding,) * 4)
-        down, right = torch.randint(2 * recipe.crop_padding + 1, (2, n, 1), generator=generator)
-        rows, columns = down + torch.arange(height), right + torch.arange(width)
-        x = padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
-        x = x.permute(0, 3, 1, 2).contiguous()
-    if recipe.flip:
-        x = torch.where(torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5, x.flip(3), x)
-    return x
+def _snapshot(path: Path, run: Run, recipe: Recipe, training: dict[str, Any]) -> None:
+    """The network as it is between two epochs, with what a checkpoint must say to load by itself."""
+    record = {"architecture": recipe.architecture, "normalize": run.network.provenance["normalize"], **training}
+    save_checkpoint(path, run.network.net, {**record, "epoch": run.epoch})
 
 
 def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
