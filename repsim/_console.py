@@ -37,9 +37,7 @@ def _split(spec: str) -> tuple[str, str | None]:
 
 
 def _normalization(text: str | None) -> str | tuple[tuple[float, ...], tuple[float, ...]] | None:
-    if text is None or text == "none":
-        return None
-    if "/" not in text:
+    if text is None or "/" not in text:
         return text
     try:
         mean, std = (tuple(float(v) for v in part.split(",")) for part in text.split("/"))

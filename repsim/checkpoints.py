@@ -1,4 +1,4 @@
-"""Weight files, read safely and fitted to a network; and the files that repsim's own recipes write.
+"""Weight files, read safely; and the files that repsim's own recipes write.
 
 Loading never runs code from a file: PyTorch files go through `weights_only=True`, everything else is
 safetensors. A file that repsim wrote is safetensors whose header records how the network was made.
@@ -9,8 +9,7 @@ import hashlib
 import json
 import pickle
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,6 @@ _CONTAINERS = (
     "model_ema",
     "state_dict_ema",
 )
-_NORMALISER = {
-    "mean": "mean",
-    "std": "std",
-    "new_mean": "mean",
-    "new_std": "std",
-    "means": "mean",
-    "sds": "std",
-}
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         path: A PyTorch file (a state dict, a container around one, a list of them) or a safetensors file.
 
     Returns:
-        The tensors under the file's own names; fit them to a network with `fit_weights`.
+        The tensors under the file's own names; `repsim._fitting` finds a network's parameters among them.
 
     Raises:
         FileNotFoundError: No such file.
@@ -96,87 +87,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     notes: list[str] = []
     state = _unwrap(_torch_load(path), path, notes)
     return Checkpoint(state, sha256_of(path), path, notes=tuple(notes))
-
-
-def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[Mapping[str, Tensor]], str]) -> "Fitted":
-    """Finds the network's parameters in a file, under whatever prefix they stand.
-
-    Prefixes such as `module.`, `model.`, `_orig_mod.`, an index, or several of these are removed; a
-    normaliser layer in front is read off, not lost; the same weights under two prefixes are taken once.
-
-    Args:
-        checkpoint: What `read_checkpoint` gave.
-        net: The network to fill; it is not changed.
-        closest: Names the known architecture nearest to a state dict, for the error message.
-
-    Returns:
-        A state dict that loads strictly, with the normaliser found in the file, and notes.
-
-    Raises:
-        ValueError: Keys or shapes that do not fit, or two different sets of weights.
-    """
-    target = net.state_dict()
-    wanted = {key for key in target if not key.endswith("num_batches_tracked")}  # absent from old files
-    state = checkpoint.state
-    found: dict[str, set[str]] = defaultdict(set)
-    for key in state:
-        parts = key.split(".")
-        for cut in range(len(parts)):
-            tail = ".".join(parts[cut:])
-            if tail in wanted:
-                found[key[: len(key) - len(tail)]].add(tail)
-    ranked = sorted(found, key=lambda p: (-len(found[p]), len(p)))
-    prefix = ranked[0] if ranked else ""
-    doubles = [p for p in ranked[1:] if found[p] == found[prefix] == wanted]
-    notes = [f"prefix {prefix!r} removed"] if prefix else []
-    for other in doubles:
-        if not all(torch.equal(state[prefix + k], state[other + k]) for k in wanted):
-            got = f"{checkpoint.path} with different weights under {prefix!r} and {other!r}"
-            advice = "Save the set you mean as a file of its own"
-            raise ValueError(message("load_model", "a file must hold one set of weights", got, advice))
-        notes.append(f"the same weights stand under {other!r} too")
-
-    missing = sorted(wanted - found[prefix])
-    used = {p + k for p in [prefix, *doubles] for k in target}
-    normaliser: dict[str, tuple[float, ...]] = {}
-    origin: dict[str, str] = {}
-    unexpected = []
-    for key in state:
-        role = _NORMALISER.get(key.rpartition(".")[2].lstrip("_"))
-        if key in used:
-            continue
-        if role and state[key].numel() <= 4:
-            numbers = tuple(round(float(v), 6) for v in state[key].flatten())  # float32 noise left out
-            if normaliser.setdefault(role, numbers) != numbers:
-                got = f"{checkpoint.path} with different numbers under {origin[role]!r} and {key!r}"
-                advice = "Save the set you mean as a file of its own"
-                raise ValueError(message("load_model", "a file must hold one normaliser", got, advice))
-            origin[role] = key
-        else:
-            unexpected.append(key)
-    shapes = [
-        f"{k} {tuple(state[prefix + k].shape)} for {tuple(target[k].shape)}"
-        for k in sorted(found[prefix])
-        if state[prefix + k].shape != target[k].shape
-    ]
-    if missing or unexpected or shapes:
-        got = (
-            f"{checkpoint.path.name}: missing {some(missing)}; unexpected {some(sorted(unexpected))}; "
-            f"other shapes {some(shapes)}"
-        )
-        advice = f"Closest known architecture: {closest(state)}. If only the head differs, pass num_classes="
-        raise ValueError(message("load_model", "the weight file must fit the architecture", got, advice))
-    full = {key: state.get(prefix + key, target[key]) for key in target}
-    return Fitted(full, normaliser if len(normaliser) == 2 else {}, tuple(notes))
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A state dict that loads strictly; `normaliser` holds mean and std where the file had such a layer."""
-
-    state: Mapping[str, Tensor]
-    normaliser: Mapping[str, tuple[float, ...]]
-    notes: tuple[str, ...]
 
 
 def save_checkpoint(path: str | Path, net: nn.Module, record: Mapping[str, Any]) -> Path:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from repsim._checks import did_you_mean, message
+from repsim._fitting import fit_weights
 from repsim.architectures import ARCHITECTURES, closest_architecture, find_architecture
-from repsim.checkpoints import Checkpoint, fit_weights, read_checkpoint
+from repsim.checkpoints import Checkpoint, read_checkpoint
 
 Normalize = str | tuple[Sequence[float], Sequence[float]] | None
 
@@ -29,7 +30,7 @@ class Network(nn.Module):
     Args:
         net: The bare architecture; layer names are its module names.
         name: What the network is called in results.
-        normalize: As for `load_model`.
+        normalize: "cifar10", "imagenet", (means, stds) per channel, or None for none.
         provenance: Architecture, weight file and digest, normalisation, notes of the loader.
 
     All are attributes but `normalize`, which becomes the buffers `mean` and `std` of shape (1, channels, 1, 1).
@@ -82,7 +83,8 @@ def load_model(
             "package.module:function" for a function that returns the module. Or just the path of a file that
             repsim wrote: it records its own architecture and normalisation.
         checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`.
-        normalize: "cifar10", "imagenet", (means, stds) per channel, or None for none.
+        normalize: "cifar10", "imagenet", (means, stds) per channel, or "none". None is what the weight file carries: a
+            normaliser saved with the network, or what a recipe recorded; and none where it carries none.
         num_classes: Width of the head; None is the architecture's own (10, torchvision 1000).
         name: What results call the network; None is the architecture, or the file's stem where it is self-describing.
         seed: Seed of the random weights where there is no file. The global generator is not touched.
@@ -91,8 +93,8 @@ def load_model(
         The network, with `.provenance`.
 
     Raises:
-        ValueError: An unknown architecture, a file that does not fit, a normaliser in the file that differs
-            from `normalize`.
+        ValueError: An unknown architecture, a file that does not fit or holds two different networks, a normaliser in
+            the file that differs from `normalize`.
         FileNotFoundError: No such weight file.
 
     Example:
@@ -119,10 +121,14 @@ def load_model(
     notes: tuple[str, ...] = ("untrained: random weights",)
     if weights is not None:
         fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)))
-        if fitted.normaliser:
-            normalize = _agreed(normalize, (fitted.normaliser["mean"], fitted.normaliser["std"]), weights)
-        net.load_state_dict(fitted.state)
         notes = weights.notes + fitted.notes
+        if fitted.normaliser:
+            normalize = _agreed(normalize, fitted.normaliser, weights)
+            notes += (f"normalisation of the file: means {fitted.normaliser[0]}, stds {fitted.normaliser[1]}",)
+        elif fitted.behind and normalize is None:
+            notes += ("another module stood in front and left no numbers: if it normalised, pass its normalize=",)
+        net.load_state_dict(fitted.state)
+    normalize = None if normalize == "none" else normalize
     provenance = {
         "architecture": known,
         "normalize": None if normalize is None else [list(v) for v in _mean_std(normalize)],
@@ -199,17 +205,17 @@ def _mean_std(normalize: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return mean, std
 
 
-def _agreed(asked: Normalize, recorded: Any, weights: Checkpoint) -> Normalize:
+def _agreed(asked: Normalize, carried: Any, weights: Checkpoint) -> Normalize:
     """The normalisation a file carries, unless the caller asked for another one: that is an error, never a choice."""
-    if recorded is None and asked is None:
-        return None
-    want = None if asked is None else _mean_std(asked)
-    have = None if recorded is None else _mean_std(recorded)
-    agree = want is not None and have is not None and len(want[0]) == len(have[0])
-    agree = agree and torch.allclose(torch.tensor(want), torch.tensor(have), atol=1e-3)
-    from_recipe = bool(weights.record)
-    if agree or (asked is None and from_recipe):
+    have = None if carried is None else _mean_std(carried)
+    if asked is None:
         return have
-    got = f"normalize={asked!r} for {weights.path.name}, which carries {recorded!r}"
-    advice = f"Pass normalize={recorded!r}"
-    raise ValueError(message("load_model", "normalize must be what the weight file carries", got, advice))
+    want = None if asked == "none" else _mean_std(asked)
+    if want is None or have is None:
+        agree = want is have
+    else:
+        agree = len(want[0]) == len(have[0]) and torch.allclose(torch.tensor(want), torch.tensor(have), atol=1e-3)
+    if agree:
+        return have
+    got = f"normalize={asked!r} for {weights.path.name}, which carries {carried!r}"
+    raise ValueError(message("load_model", "normalize must be what the weight file carries", got, "Leave it out"))

@@ -710,7 +710,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "normalisation against the file's": (
         [*COMPARE, "--normalize", ".5/.2"],
         "load_model: normalize must be what the weight file carries; got normalize=((0.5,), (0.2,)) for "
-        "digits_standard.safetensors, which carries None. Pass normalize=None.",
+        "digits_standard.safetensors, which carries None. Leave it out.",
     ),
     "normalisation of other channels": (
         ["compare", "resnet20", "resnet32", *DIGITS, *BLOCKS, "--normalize", "cifar10", "--metric", "cka"],
