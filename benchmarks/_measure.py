@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +173,27 @@ def in_fresh_process(script: str, *options: str) -> float:
     if run.returncode:
         raise RuntimeError(f"{script} {' '.join(options)} failed:\n{run.stderr}")
     return float(run.stdout.split()[-1])
+
+
+def peers_python(folder: Path, packages: Mapping[str, str]) -> str:
+    """An environment that has the packages (name in the index -> module), and the rest from the one that runs this."""
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    check = "; ".join(f"import {module}" for module in packages.values())
+    if python.exists() and subprocess.run([python, "-c", check], capture_output=True).returncode == 0:
+        return str(python)
+    venv.EnvBuilder(with_pip=True, clear=True).create(folder)
+    where = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True
+    )
+    # PyTorch is not installed again: the other environment's packages are looked up last.
+    shared = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
+    shared.append(str(Path(repsim.__file__).parent.parent))
+    (Path(where.strip()) / "shared.pth").write_text("\n".join(shared) + "\n")
+    for package in packages:
+        run = subprocess.run([python, "-m", "pip", "install", "--quiet", package], capture_output=True, text=True)
+        if run.returncode:
+            print(f"pip could not install {package}: {(run.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return str(python)
 
 
 def load_images(args: argparse.Namespace, n: int) -> repsim.ImageSet:

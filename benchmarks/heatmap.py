@@ -23,10 +23,8 @@ peak that `compare` adds in a fresh process, beside the stored features.
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import time
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ from _measure import (
     load_images,
     load_pair,
     peak_added,
+    peers_python,
 )
 from torch import Tensor
 
@@ -210,7 +209,7 @@ def packages(args: argparse.Namespace) -> None:
     values = np.empty(0)
     with tempfile.TemporaryDirectory() as folder:
         save_work(Path(folder), images, batch, names, ("resnet20", args.weights, args.normalize))
-        python = peers_python(Path(args.peers_env))
+        python = peers_python(Path(args.peers_env), PACKAGES)
         for _ in range(args.rounds):
             start = time.perf_counter()
             values = repsim.compare(take(nets[0], images), take(nets[1], images), "cka").values
@@ -255,27 +254,6 @@ def run_package(python: str, package: str, folder: Path) -> tuple[float, np.ndar
         raise RuntimeError((run.stderr.strip().splitlines() or ["no message"])[-1])
     with np.load(folder / f"{package}.npz") as stored:
         return float(run.stdout.split()[-1]), stored["matrix"], stored["labels"].tolist()
-
-
-def peers_python(folder: Path) -> str:
-    """An environment that has the packages, and everything else from the one that runs this."""
-    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    check = "; ".join(f"import {module}" for module in PACKAGES.values())
-    if python.exists() and subprocess.run([python, "-c", check], capture_output=True).returncode == 0:
-        return str(python)
-    venv.EnvBuilder(with_pip=True, clear=True).create(folder)
-    where = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True
-    )
-    # PyTorch is not installed again: the other environment's packages are looked up last.
-    shared = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
-    shared.append(str(Path(repsim.__file__).parent.parent))
-    (Path(where.strip()) / "shared.pth").write_text("\n".join(shared) + "\n")
-    for package in PACKAGES:
-        run = subprocess.run([python, "-m", "pip", "install", "--quiet", package], capture_output=True, text=True)
-        if run.returncode:
-            print(f"pip could not install {package}: {(run.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return str(python)
 
 
 def exact_cka(rows: Sequence[Tensor], cols: Sequence[Tensor], batch: int | None = None) -> np.ndarray:

@@ -42,7 +42,7 @@ from _measure import (
     load_pair,
     peak_added,
 )
-from heatmap import PACKAGES, exact_cka, peers_python, run_package, save_work, worst
+from heatmap import PACKAGES, exact_cka, run_package, save_work, worst
 
 import repsim
 from repsim import _exact
@@ -194,7 +194,7 @@ def other_packages(
     with tempfile.TemporaryDirectory() as folder:
         if args.peers_env:
             save_work(Path(folder), images, batch, layers, pair)
-        yield Packages(peers_python(Path(args.peers_env)) if args.peers_env else None, Path(folder))
+        yield Packages(peers_python(Path(args.peers_env), PACKAGES) if args.peers_env else None, Path(folder))
 
 
 def exact(args: argparse.Namespace) -> None:

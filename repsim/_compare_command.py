@@ -12,10 +12,22 @@ import numpy as np
 from torch import Tensor
 
 from repsim._checks import message
-from repsim._console import Groups, named_network, number, print_table, read_tasks
+from repsim._conditions import add_conditions, check_conditions, conditions, print_conditions
+from repsim._console import (
+    NETWORK,
+    NORMALIZE,
+    Groups,
+    add_images,
+    asked_images,
+    file_name,
+    named_network,
+    number,
+    print_table,
+    read_tasks,
+)
 from repsim._files import whole_file, write_text
 from repsim.activations import Activations
-from repsim.data import ImageSet, load_data
+from repsim.data import ImageSet
 from repsim.extraction import extract
 from repsim.inference import bootstrap, permutation_test
 from repsim.live import LiveActivations, live
@@ -25,6 +37,29 @@ from repsim.similarity import CautionWarning, SimilarityMatrix, compare, version
 from repsim.tasks import coarser
 
 Sides = tuple[Activations, Activations] | tuple[LiveActivations, LiveActivations]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `repsim compare` takes to its parser."""
+    parser.add_argument("a", metavar="A", help=NETWORK)
+    parser.add_argument("b", metavar="B", help="the other network, or the same one again")
+    metric = 'repeatable, as in td or "td(seed=1)"; default cka and td, with --live cka_minibatch'
+    parser.add_argument("--metric", action="append", help=metric)
+    add_images(parser, seed="what is random in attacks and corruptions")
+    parser.add_argument("--normalize", help=f"of both networks: {NORMALIZE}")
+    parser.add_argument("--normalize-a", help="of A alone")
+    parser.add_argument("--normalize-b", help="of B alone")
+    parser.add_argument("--layers", nargs="+", metavar="GLOB", help="names or globs; default: leaf modules and blocks")
+    parser.add_argument("--reduction", help="mean (default), max, pool:K, flatten (--live's), cls, mean_tokens")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--device", help='where to compute, as in "cuda"')
+    parser.add_argument("--bootstrap", type=int, metavar="N", help="add an interval to every value, from N resamples")
+    parser.add_argument("--permutations", type=int, metavar="N", help="add p-values, from N permutations")
+    parser.add_argument("--live", action="store_true", help="never keep features: read them batch by batch")
+    tasks = 'downstream tasks for forms of TD: {"life": {"animal": [2, 3], "vehicle": [0, 1]}, …}'
+    parser.add_argument("--tasks", type=Path, metavar="FILE.json", help=tasks)
+    add_conditions(parser)
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
 
 
 def compare_command(arguments: argparse.Namespace) -> None:
@@ -37,21 +72,14 @@ def compare_command(arguments: argparse.Namespace) -> None:
     metrics = [get_metric(m) for m in arguments.metric or (["cka_minibatch"] if arguments.live else ["cka", "td"])]
     groups = read_tasks(arguments.tasks) if arguments.tasks else {}
     networks = _networks(arguments)
-    data = load_data(
-        arguments.data,
-        split=arguments.split,
-        limit=arguments.limit,
-        seed=arguments.seed,
-        size=arguments.size,
-        root=arguments.root,
-        download=arguments.download,
-    )
+    data = asked_images(arguments)
     tasks = {name: _task(name, of, data, arguments.tasks) for name, of in groups.items()}
-    sides = _sides(arguments, networks, data)
+    shown = conditions(arguments, networks, data)
+    sides = _sides(arguments, networks, shown.images)
     results = []
     for metric in metrics:
         matrix = _asked(arguments, sides, metric, tasks)
-        name = _file_name(metric_name(metric))
+        name = file_name(metric_name(metric))
         path = matrix.save(arguments.out / f"{name}.npz")
         with whole_file(path.with_suffix(".csv")) as temporary:
             matrix.to_frame().to_csv(temporary, index=False)
@@ -59,13 +87,16 @@ def compare_command(arguments: argparse.Namespace) -> None:
         results.append(_summary(matrix, name, ignored=list(tasks) if not matrix.tasks else []))
     facts = {"results": results, "data": {"name": data.name, "n": len(data), "digest": data.digest}}
     facts |= {"networks": {n.name: n.provenance for n in networks}, "versions": versions(), "tasks": groups}
+    facts["conditions"] = shown.facts
     write_text(arguments.out / "summary.json", json.dumps(facts, indent=1))
+    print_conditions(shown.facts)
     _print_results(results)
     print(f"written to {arguments.out}: {', '.join(r['file'] + '.{npz,csv,png}' for r in results)}, summary.json")
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
     """What can be refused before anything is loaded."""
+    check_conditions(arguments)
     resampling = [name for name in ("bootstrap", "permutations") if getattr(arguments, name) is not None]
     for name in resampling:
         if getattr(arguments, name) < 20:
@@ -80,15 +111,22 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise ValueError(message("repsim", "resampling takes one task, the labels", given, "Leave one of them out"))
 
 
-def _networks(arguments: argparse.Namespace) -> list[Network]:
-    """Both networks under different names, or one that shall be compared with itself."""
+def _networks(arguments: argparse.Namespace) -> tuple[Network, Network]:
+    """Both networks under different names, or the same object twice where one shall be compared with itself."""
     normalize = [x if x is not None else arguments.normalize for x in (arguments.normalize_a, arguments.normalize_b)]
-    same = arguments.a == arguments.b and normalize[0] == normalize[1]
-    specs = [arguments.a] if same else [arguments.a, arguments.b]
-    networks = [named_network(spec, n) for spec, n in zip(specs, normalize, strict=False)]
-    if not same and networks[0].name == networks[1].name:
-        networks[0].name, networks[1].name = f"{networks[0].name} (A)", f"{networks[1].name} (B)"
-    return networks
+    a = named_network(arguments.a, normalize[0])
+    if arguments.a == arguments.b and normalize[0] == normalize[1]:
+        b = a
+    else:
+        b = named_network(arguments.b, normalize[1])
+        if a.name == b.name:
+            a.name, b.name = f"{a.name} (A)", f"{b.name} (B)"
+    for network in [a] if a is b else [a, b]:
+        if arguments.device:
+            network.to(arguments.device)
+        for note in network.provenance["notes"]:
+            print(f"{network.name}: {note}")
+    return a, b
 
 
 def _task(name: str, groups: Groups, data: ImageSet, path: Path) -> Tensor:
@@ -98,21 +136,18 @@ def _task(name: str, groups: Groups, data: ImageSet, path: Path) -> Tensor:
         raise ValueError(f"{path}, task {name!r}: {error}") from error
 
 
-def _sides(arguments: argparse.Namespace, networks: list[Network], data: ImageSet) -> Sides:
-    """The networks over the images; the same object twice for a network with itself."""
+def _sides(arguments: argparse.Namespace, networks: tuple[Network, Network], shown: tuple[ImageSet, ImageSet]) -> Sides:
+    """The networks over the images they are shown; the same object twice for a network with itself."""
     make = live if arguments.live else extract
     reduction = arguments.reduction or ("flatten" if arguments.live else "mean")
+    alone = networks[0] is networks[1] and shown[0] is shown[1]
     sides = []
-    for network in networks:
-        if arguments.device:
-            network.to(arguments.device)
-        for note in network.provenance["notes"]:
-            print(f"{network.name}: {note}")
+    for network, data in list(zip(networks, shown, strict=True))[: 1 if alone else 2]:
         side = make(network, data, layers=arguments.layers, reduction=reduction, batch_size=arguments.batch_size)
         if isinstance(side, Activations) and arguments.device:
             side = replace(side, features={layer: side[layer].to(arguments.device) for layer in side})
         sides.append(side)
-    print("\n".join(map(repr, [data, *sides])))
+    print("\n".join(map(repr, [shown[0].origin or shown[0], *sides])))
     return sides[0], sides[-1]
 
 
@@ -193,8 +228,3 @@ def _added(result: Mapping[str, Any]) -> str:
     if result["tasks_ignored"]:
         parts.append("tasks ignored: no measure of answers")
     return ", ".join(parts)
-
-
-def _file_name(metric: str) -> str:
-    """A metric's name with its settings, in letters that every file system takes."""
-    return "".join(c if c.isalnum() or c in "._-=" else "_" for c in metric).strip("_")

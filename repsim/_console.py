@@ -1,14 +1,48 @@
-"""What the command line reads and prints: networks and tasks named in words, tables of results."""
+"""What the command line reads and prints: networks, images and tasks named in words, tables of results."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from repsim._checks import message
+from repsim.data import ImageSet, load_data
 from repsim.models import Network, load_model
 
 Groups = dict[str, list[int]]
+
+NETWORK = "ARCHITECTURE:WEIGHTS, as in resnet20:weights.th, or a file that repsim wrote"
+NORMALIZE = "cifar10, imagenet, none, or means/stds as in .5,.5,.5/.2,.2,.2; default: what the weight file carries"
+
+
+def add_images(parser: argparse.ArgumentParser, *, seed: str) -> None:
+    """Adds the options that `asked_images` reads.
+
+    Args:
+        parser: Of a verb.
+        seed: What --seed decides beside the images that --limit keeps.
+    """
+    parser.add_argument("--data", required=True, help='"digits", "cifar10", …, "imagefolder:PATH"')
+    parser.add_argument("--split", help="train or test; default test")
+    parser.add_argument("--limit", type=int, help="use this many images, classes in proportion")
+    parser.add_argument("--seed", type=int, default=0, help=f"which images --limit keeps, and {seed}")
+    parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
+    parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
+
+
+def asked_images(arguments: argparse.Namespace) -> ImageSet:
+    """The images that the options of `add_images` mean."""
+    return load_data(
+        arguments.data,
+        split=arguments.split,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        size=arguments.size,
+        root=arguments.root,
+        download=arguments.download,
+    )
 
 
 def named_network(spec: str, normalize: str | None) -> Network:
@@ -95,3 +129,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
     for line in [head, ["-" * w for w in widths], *rows]:
         print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+
+
+def file_name(text: str) -> str:
+    """A text in letters that every file system takes."""
+    return "".join(c if c.isalnum() or c in "._-=" else "_" for c in text).strip("_")

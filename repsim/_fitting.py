@@ -98,7 +98,7 @@ def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State
         )
         advice = f"Closest known architecture: {closest(checkpoint.state)}. If only the head differs, pass num_classes="
         raise ValueError(message("load_model", "the weight file must fit the architecture", got, advice))
-    full = {key: state.get(prefix + key, target[key]) for key in target}
+    full = {**target, **{key: state[prefix + key] for key in target if prefix + key in state}}
     behind = normaliser is None and any(part.isdigit() and part != "0" for part in prefix.split("."))
     return Fitted(full, normaliser, behind, tuple(notes))
 
@@ -140,10 +140,10 @@ def _normaliser(
         if not role or not value.is_floating_point() or not 1 <= value.numel() <= 4:
             unexpected.append(key)
             continue
-        # The shortest decimals that give these very numbers in their own type.
-        exact = value.float() if value.dtype == torch.bfloat16 else value
+        # The shortest decimals that give these very numbers.
+        exact = value if value.dtype == torch.float64 else value.float()
         given = tuple(float(str(v)) for v in exact.detach().flatten().numpy())
-        if numbers.setdefault(role, given) != given:
+        if str(numbers.setdefault(role, given)) != str(given):  # as text, since a NaN is no number's equal
             got = f"{checkpoint.path} with different numbers under {origin[role]!r} and {key!r}"
             advice = "Save the set you mean as a file of its own"
             raise ValueError(message("load_model", "a file must hold one normaliser", got, advice))

@@ -1,6 +1,7 @@
 """The architectures that repsim builds itself, with the parameter names of the weights people have."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -127,6 +128,25 @@ def small_conv(in_channels: int, side: int, num_classes: int = 10) -> nn.Sequent
     )
 
 
+def digits_conv(num_classes: int = 10) -> nn.Sequential:
+    """Two convolutions and two linear layers for 8×8 grey images, without batch normalisation.
+
+    Args:
+        num_classes: Classes of the head.
+    """
+    layers: list[tuple[str, nn.Module]] = [
+        ("conv1", nn.Conv2d(1, 16, 3, padding=1)),
+        ("relu1", nn.ReLU()),
+        ("conv2", nn.Conv2d(16, 32, 3, padding=1, stride=2)),
+        ("relu2", nn.ReLU()),
+        ("flatten", nn.Flatten()),
+        ("linear", nn.Linear(512, 64)),
+        ("features", nn.ReLU()),
+        ("classifier", nn.Linear(64, num_classes)),
+    ]
+    return nn.Sequential(OrderedDict(layers))
+
+
 def _cifar_resnet(depth: int, in_channels: int = 3) -> Callable[[int], nn.Module]:
     return lambda num_classes: CifarResNet(depth, num_classes, in_channels)
 
@@ -135,6 +155,7 @@ def _cifar_resnet(depth: int, in_channels: int = 3) -> Callable[[int], nn.Module
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     **{f"resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)},
     "digits_resnet8": _cifar_resnet(8, in_channels=1),
+    "digits_conv": digits_conv,
     "small_conv_mnist": lambda num_classes: small_conv(1, 28, num_classes),
     "small_conv_cifar": lambda num_classes: small_conv(3, 32, num_classes),
 }

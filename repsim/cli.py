@@ -8,9 +8,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from repsim import train_command
-from repsim._compare_command import compare_command
-from repsim._console import named_network, print_table
+from repsim import _compare_command, augment_command, certify_command, robustness_command, train_command
+from repsim._console import NETWORK, named_network, print_table
 from repsim._files import whole_file
 
 
@@ -51,24 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     layers = verb("layers", _layers, "list the layers of a network that can be compared")
-    layers.add_argument("network", metavar="NETWORK", help=_NETWORK)
+    layers.add_argument("network", metavar="NETWORK", help=NETWORK)
     layers.add_argument("--layers", nargs="+", metavar="GLOB", help="only these")
 
-    compare = verb("compare", compare_command, "compare two networks layer by layer")
-    compare.add_argument("a", metavar="A", help=_NETWORK)
-    compare.add_argument("b", metavar="B", help="the other network, or the same one again")
-    compare.add_argument("--data", required=True, help='"digits", "cifar10", …, "imagefolder:PATH"')
-    compare.add_argument("--metric", action="append", help=_METRIC)
-    _add_inputs(compare)
-    compare.add_argument("--layers", nargs="+", metavar="GLOB", help="names or globs; default: leaf modules and blocks")
-    compare.add_argument("--reduction", help="mean (default), max, pool:K, flatten (--live's), cls, mean_tokens")
-    compare.add_argument("--batch-size", type=int, default=256)
-    compare.add_argument("--device", help='where to compute, as in "cuda"')
-    compare.add_argument("--bootstrap", type=int, metavar="N", help="add an interval to every value, from N resamples")
-    compare.add_argument("--permutations", type=int, metavar="N", help="add p-values, from N permutations")
-    compare.add_argument("--live", action="store_true", help="never keep features: read them batch by batch")
-    compare.add_argument("--tasks", type=Path, metavar="FILE.json", help=_TASKS)
-    compare.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
+    compare = verb("compare", _compare_command.compare_command, "compare two networks layer by layer")
+    _compare_command.add_arguments(compare)
 
     heatmap = verb("heatmap", _heatmap, "draw a saved matrix")
     heatmap.add_argument("matrix", type=Path, metavar="FILE.npz")
@@ -80,28 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     train = verb("train", train_command.run, "train a network by a recipe")
     train_command.add_arguments(train)
 
+    robustness = verb("robustness", robustness_command.run, "compare standard with robust networks, with all controls")
+    robustness_command.add_arguments(robustness)
+
+    augment = verb("augment", augment_command.run, "train by augmentation strategies and judge them by TD")
+    augment_command.add_arguments(augment)
+
+    certify = verb("certify", certify_command.run, "certify a network's answers by randomised smoothing")
+    certify_command.add_arguments(certify)
+
     verb("metrics", _metrics, "list the measures")
     demo = verb("demo", _demo, "train four small networks on the digits and compare them")
     demo.add_argument("--out", type=Path, default=Path("repsim-demo"), metavar="DIR", help="default: repsim-demo")
     return parser
-
-
-_NETWORK = "ARCHITECTURE:WEIGHTS, as in resnet20:weights.th, or a file that repsim wrote"
-_METRIC = 'repeatable, as in td or "td(seed=1)"; default cka and td, with --live cka_minibatch'
-_TASKS = 'downstream tasks for forms of TD: {"life": {"animal": [2, 3], "vehicle": [0, 1]}, …}'
-
-
-def _add_inputs(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--split", help="train or test; default test")
-    sub.add_argument("--limit", type=int, help="use this many images, classes in proportion")
-    sub.add_argument("--seed", type=int, default=0, help="which images --limit keeps")
-    sub.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    sub.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
-    sub.add_argument("--download", action="store_true", help="fetch a data set that is not there")
-    text = "cifar10, imagenet, none, or means/stds as in .5,.5,.5/.2,.2,.2"
-    sub.add_argument("--normalize", help=f"of both networks: {text}")
-    sub.add_argument("--normalize-a", help="of A alone")
-    sub.add_argument("--normalize-b", help="of B alone")
 
 
 def _layers(arguments: argparse.Namespace) -> None:

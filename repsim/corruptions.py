@@ -53,7 +53,7 @@ def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = 
         >>> corrupt(load_data("digits", limit=20), "blur:3").name
         'digits/test under blur:3'
     """
-    name, chosen, severity = _parse(corruption)
+    name, chosen, severity = parse_corruption(corruption)
     channels, height, width = data.images.shape[1:]
     if chosen.channels and channels not in chosen.channels:
         known = " or ".join(map(str, chosen.channels))
@@ -92,7 +92,18 @@ class Corruption:
     multiple: int = 1
 
 
-def _parse(corruption: str) -> tuple[str, Corruption, int]:
+def parse_corruption(corruption: str) -> tuple[str, Corruption, int]:
+    """What a text such as "blur:3" names.
+
+    Args:
+        corruption: A name of `CORRUPTIONS` and a severity from 1 to 5.
+
+    Returns:
+        The name, the corruption and the severity.
+
+    Raises:
+        ValueError: An unknown corruption or severity.
+    """
     name, _, severity = corruption.partition(":")
     if name not in CORRUPTIONS:
         advice = did_you_mean(name, CORRUPTIONS)

@@ -79,8 +79,8 @@ def load_model(
 
     Args:
         architecture: "resnet20" (32, 44, 56, 110: He et al.'s CIFAR networks), "wrn28_10" (any width),
-            "small_conv_mnist", "small_conv_cifar", "digits_resnet8", a torchvision name, or
-            "package.module:function" for a function that returns the module. Or just the path of a file that
+            "small_conv_mnist", "small_conv_cifar", "digits_resnet8", "digits_conv", a torchvision name,
+            or "package.module:function" for a function that returns the module. Or just the path of a file that
             repsim wrote: it records its own architecture and normalisation.
         checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`.
         normalize: "cifar10", "imagenet", (means, stds) per channel, or "none". None is what the weight file carries: a

@@ -68,7 +68,7 @@ class Certificates:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_settings("Certificates", self.sigma, self.alpha, n0=self.n0, n=self.n)
+        check_settings("Certificates", self.sigma, self.alpha, n0=self.n0, n=self.n)
         shapes = {name: getattr(self, name).shape for name in _ARRAYS}
         if set(shapes.values()) != {(len(self.ids),)}:
             got = f"{len(self.ids)} ids and {', '.join(f'{name} {shape}' for name, shape in shapes.items())}"
@@ -226,7 +226,7 @@ def certify(
     Cost:
         (n0 + n) forward passes per image, and one normal number per pixel of each; 64 MiB of noise at most.
     """
-    _check_settings("certify", sigma, alpha, n0=n0, n=n)
+    check_settings("certify", sigma, alpha, n0=n0, n=n)
     started = time.time()
     counts = noisy_answers("certify", net, data, sigma, (n0, n), seed=seed, batch_size=batch_size, progress=progress)
     classes = counts.shape[2]
@@ -287,7 +287,7 @@ def predict(
     """
     from scipy.stats import binomtest
 
-    _check_settings("predict", sigma, alpha, n=n)
+    check_settings("predict", sigma, alpha, n=n)
     counts = noisy_answers("predict", net, data, sigma, (n,), seed=seed, batch_size=batch_size, progress=progress)[0]
     most = counts.argmax(1)
     first, second = np.sort(counts, 1)[:, ::-1][:, :2].T
@@ -295,7 +295,19 @@ def predict(
     return np.where(p <= alpha, most, ABSTAIN)
 
 
-def _check_settings(function: str, sigma: float, alpha: float, *, n: int, n0: int = 1) -> None:
+def check_settings(function: str, sigma: float, alpha: float, *, n: int, n0: int = 1) -> None:
+    """Refuses settings with which nothing could be certified, or predicted, however robust the network is.
+
+    Args:
+        function: Who asks, for the message: the two-sided test of "predict" needs other numbers than "certify".
+        sigma: Standard deviation of the noise.
+        alpha: Probability of error.
+        n: Draws that estimate.
+        n0: Draws that select.
+
+    Raises:
+        ValueError: Which of them must be what.
+    """
     if not 0 < sigma < math.inf:
         advice = "Pass the noise's standard deviation in pixels of [0, 1], as in 0.25"
         raise ValueError(message(function, "sigma must be positive and finite", f"{sigma}", advice))

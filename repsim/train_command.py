@@ -7,7 +7,7 @@ from typing import Any
 
 from repsim._checks import did_you_mean, message
 
-_RECIPES = "standard, pgd, trades, fast, free, noise, macer, noisy_pretraining or mixup"
+_RECIPES = "standard, pgd, trades, fast, free, noise, macer, noisy_pretraining, mixup or cutmix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, order of images and everything random")
     parser.add_argument("--start", metavar="NETWORK", help="begin from this network: ARCHITECTURE:WEIGHTS, or a file")
     parser.add_argument("--limit", type=int, help="train on this many images, classes in proportion")
+    parser.add_argument("--test-limit", type=int, help="score on this many test images; PGD-20 costs 20 passes each")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
     parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     if preset is None:
         advice = f"Choose one: {', '.join(kind.PRESETS)}"
         raise ValueError(message("train", f"--preset must be given for --data {arguments.data}", "none", advice))
-    recipe = kind.preset(preset, **_settings(arguments))
+    recipe = kind.preset(preset, **settings_of(arguments))
     if arguments.out.suffix != ".safetensors":
         raise ValueError(message("train", "--out must end in .safetensors", str(arguments.out), "Rename it"))
     state = arguments.out.with_suffix(".state.safetensors")
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         load_data(
             arguments.data,
             split=split,
-            limit=arguments.limit if split == "train" else None,
+            limit=arguments.limit if split == "train" else arguments.test_limit,
             root=arguments.root,
             download=arguments.download,
             size=arguments.size,
@@ -84,13 +85,29 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{cost['epochs']} epochs of {cost['seconds_per_epoch']:.1f} s, {gradients}")
     if record["stopped"]:
         print(f"stopped early: {record['stopped']}")
-    for score in (name for name in record["scores"] if name != "n_test"):
-        print(f"{score} on {record['scores']['n_test']:,} test images: {record['scores'][score]:.4f}")
+    scores = dict(record["scores"])
+    count, certified = scores.pop("n_test"), scores.pop("certified", {})
+    for name, value in scores.items():
+        print(f"{name} on {count:,} test images: {value:.4f}")
+    for level, values in certified.items():
+        if isinstance(values, dict):
+            told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            print(f"smoothed by {level}, {certified['images']} test images, n = {certified['n']:,}: {told}")
     print(f"written to {arguments.out}")
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What --set and --epochs change."""
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --set and --epochs change.
+
+    Args:
+        arguments: With `set`, texts NAME=VALUE, and `epochs`, a number or None.
+
+    Returns:
+        Name -> value: JSON, a fraction such as 8/255, or else the text itself.
+
+    Raises:
+        ValueError: A text without an equals sign.
+    """
     found: dict[str, Any] = {} if arguments.epochs is None else {"epochs": arguments.epochs}
     for text in arguments.set:
         name, equals, value = text.partition("=")

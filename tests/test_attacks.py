@@ -339,6 +339,9 @@ def test_a_network_in_training_mode_is_refused(where: str) -> None:
     for name, run in {
         "pgd": lambda: fgsm(net, x, y, ThreatModel("linf", 0.1)),
         "attack": lambda: attack(net, x, y, lambda n, x, y: x, ThreatModel("linf", 0.1)),
+        "feature_attack": lambda: feature_attack(
+            net, x, "1", ThreatModel("linf", 0.1), steps=1, step_size=0.1, generator=generator()
+        ),
     }.items():
         text = f"{name}: the network must be in eval mode; got training mode in {got!r}. Call net.eval() first."
         with pytest.raises(ValueError, match=exactly(text)):
@@ -381,7 +384,16 @@ def test_a_step_that_leaves_the_ball_is_caught(monkeypatch: pytest.MonkeyPatch) 
         linear(),
     ],
 )
-@pytest.mark.parametrize("cut", [lambda x: x.detach(), lambda x: (x > 0.5).float(), lambda x: torch.zeros_like(x)])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda x: x.detach(),
+        lambda x: (x > 0.5).float(),
+        lambda x: torch.zeros_like(x),
+        lambda x: F.one_hot(x.flatten(1).argmax(1), 16).float(),
+        lambda x: torch.from_numpy(x.detach().numpy()),
+    ],
+)
 def test_a_network_that_cannot_be_differentiated(net: nn.Module, cut: Callable[[Tensor], Tensor]) -> None:
     class Cut(nn.Module):
         def __init__(self) -> None:
@@ -396,8 +408,37 @@ def test_a_network_that_cannot_be_differentiated(net: nn.Module, cut: Callable[[
         "pgd: the network must have a gradient in its input; got none. "
         "Look for detach, no_grad, argmax or numpy on the way from the input."
     )
+    threat = ThreatModel("linf", 0.1)
     with pytest.raises(ValueError, match=exactly(text)):
-        fgsm(Cut().eval(), x, y, ThreatModel("linf", 0.1))
+        fgsm(Cut().eval(), x, y, threat)
+    with pytest.raises(ValueError, match=exactly(text.replace("pgd", "feature_attack"))):
+        feature_attack(Cut().eval(), x, "net.1", threat, steps=1, step_size=0.1, generator=generator())
+
+
+def test_a_network_that_forbids_gradients() -> None:
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = linear()
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    class Chosen(Closed):
+        """Answers by the class alone, as scores of 0 and 1."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.one_hot(self.net(x).argmax(1), 2).float()
+
+    x, y = images()
+    text = (
+        "pgd: the network must have a gradient in its input; got none. "
+        "Look for detach, no_grad, argmax or numpy on the way from the input."
+    )
+    for net in (Closed().eval(), Chosen().eval()):
+        with pytest.raises(ValueError, match=exactly(text)):
+            pgd(net, x, y, ThreatModel("l2", 0.1), steps=2, step_size=0.1, generator=generator())
 
 
 @pytest.mark.parametrize(
@@ -406,6 +447,8 @@ def test_a_network_that_cannot_be_differentiated(net: nn.Module, cut: Callable[[
         (lambda x: (x.flatten(1),), "tuple"),
         (lambda x: x, "shape (6, 1, 4, 4)"),
         (lambda x: x.flatten(1)[:3], "shape (3, 16)"),
+        (lambda x: x.flatten(1).argmax(1), "int64 of shape (6,)"),
+        (lambda x: (x.flatten(1) * 255).long(), "int64 of shape (6, 16)"),
     ],
 )
 def test_answers_that_are_no_logits(answer: Callable[[Tensor], Any], got: str) -> None:
@@ -620,30 +663,119 @@ def test_success_is_measured_by_a_forward_pass_of_its_own() -> None:
     assert torch.equal(targeted.success, targeted.before == y)
 
 
-def test_attacks_of_other_kinds_fit() -> None:
+class TorchAttack:
+    """As torchattacks has them: the network inside, brought into eval mode and back, a backward pass that reaches the
+    parameters, the images moved in place."""
+
+    def __init__(self, model: nn.Module, eps: float = 8 / 255) -> None:
+        self.model, self.eps = model, eps
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        given = self.model.training
+        self.model.eval()
+        images = inputs.clone().detach().requires_grad_()
+        F.cross_entropy(self.model(images), labels).backward()
+        assert images.grad is not None
+        self.model.train(given)
+        return inputs.add_(self.eps * images.grad.sign()).clamp_(0, 1)
+
+
+class FoolboxModel:
+    """As Foolbox wraps a network: its bounds are part of it."""
+
+    def __init__(self, model: nn.Module, bounds: tuple[float, float]) -> None:
+        self.model, self.bounds = model, bounds
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.model(inputs)
+
+
+class FoolboxAttack:
+    """As Foolbox has them: the wrapped network comes with the images, and three things come back; lists of them for a
+    list of radii. What is raw may leave the bounds."""
+
+    def __call__(self, model: FoolboxModel, inputs: Tensor, criterion: Tensor, *, epsilons: Any) -> tuple[Any, ...]:
+        sizes = epsilons if isinstance(epsilons, list) else [epsilons]
+        images = inputs.clone().requires_grad_()
+        way = torch.autograd.grad(F.cross_entropy(model(images), criterion), images)[0].sign()
+        raw = [inputs + eps * way for eps in sizes]
+        clipped = [each.clamp(*model.bounds) for each in raw]
+        success = [model(each).argmax(1) != criterion for each in clipped]
+        return (raw, clipped, success) if isinstance(epsilons, list) else (raw[0], clipped[0], success[0])
+
+
+def test_attacks_of_other_libraries_fit_behind_a_lambda() -> None:
+    net, (x, y) = linear(), images(low=0.0, high=1.0)
+    threat, before = ThreatModel("linf", 0.1), x.clone()
+    bound, fool = TorchAttack(net, eps=0.1), FoolboxAttack()
+    functions: list[Callable[..., Tensor]] = [
+        lambda net, x, y: bound(x, y),
+        lambda net, x, y: fool(FoolboxModel(net, bounds=(0, 1)), x, y, epsilons=0.1)[1],
+        lambda net, x, y: fool(FoolboxModel(net, bounds=(0, 1)), x, y, epsilons=[0.1])[1][0],
+        functools.partial(fgsm, threat=threat),
+    ]
+    expected = fgsm(net, x, y, threat)
+    for function in functions:
+        made = attack(net, x, y, function, threat)
+        torch.testing.assert_close(made.images, expected, atol=1e-6, rtol=0)
+        assert torch.equal(made.success, net(expected).argmax(1) != y)
+        assert torch.equal(x, before)
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "text"),
+    [
+        (
+            lambda net: TorchAttack(net, eps=0.1),
+            TypeError,
+            "attack: an attack must take (network, images, labels); got too many positional arguments. "
+            "Bind the rest of it, as in lambda net, x, y: attack(x, y).",
+        ),
+        (
+            lambda net: FoolboxAttack(),
+            TypeError,
+            "attack: an attack must take (network, images, labels); got missing a required argument: 'epsilons'. "
+            "Bind the rest of it, as in lambda net, x, y: attack(x, y).",
+        ),
+        (
+            lambda net: "pgd",
+            TypeError,
+            "attack: an attack must take (network, images, labels); got 'pgd' is not a callable object. "
+            "Bind the rest of it, as in lambda net, x, y: attack(x, y).",
+        ),
+        (
+            lambda net: lambda net, x, y: TorchAttack(net, eps=0.25)(x, y),
+            ValueError,
+            "attack: the change must stay within linf:0.1; got 0.25. "
+            "Give the attack this radius, or attack(...) the radius that it was made with.",
+        ),
+        (
+            lambda net: lambda net, x, y: FoolboxAttack()(FoolboxModel(net, (0, 1)), x, y, epsilons=0.1),
+            TypeError,
+            "attack: an attack must return the moved images; got tuple. "
+            "Return the images alone, as in lambda net, x, y: attack(net, x, y)[1] for (raw, clipped, success).",
+        ),
+        (
+            lambda net: lambda net, x, y: FoolboxAttack()(FoolboxModel(net, (0, 1)), x, y, epsilons=[0.1])[1],
+            TypeError,
+            "attack: an attack must return the moved images; got list. "
+            "Return the images alone, as in lambda net, x, y: attack(net, x, y)[1] for (raw, clipped, success).",
+        ),
+        (
+            lambda net: lambda net, x, y: FoolboxAttack()(FoolboxModel(net, (0, 1)), x * 0 + 1, y, epsilons=0.1)[0],
+            ValueError,
+            "attack: moved images must lie in [0, 1]; got [0.9, 1.1]. Clamp at the end of the attack.",
+        ),
+    ],
+)
+def test_attacks_of_other_libraries_that_are_called_otherwise(
+    function: Callable[..., Any], error: type[Exception], text: str
+) -> None:
     net, (x, y) = linear(), images()
-    threat = ThreatModel("linf", 0.1)
-
-    class Bound:
-        """As torchattacks has them: the network inside, a backward pass that reaches the parameters, in place."""
-
-        def __init__(self, net: nn.Module) -> None:
-            self.net = net
-
-        def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-            inside = x.clone().requires_grad_()
-            F.cross_entropy(self.net(inside), y).backward()
-            assert inside.grad is not None
-            return x.add_(0.1 * inside.grad.sign()).clamp_(0, 1)
-
-    before = x.clone()
-    made = attack(net, x, y, lambda n, x, y: Bound(n)(x, y), threat)
-    torch.testing.assert_close(made.images, fgsm(net, x, y, threat), atol=1e-6, rtol=0)
-    assert torch.equal(x, before)
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
-    assert torch.equal(
-        attack(net, x, y, functools.partial(fgsm, threat=threat), threat).images, fgsm(net, x, y, threat)
-    )
+    x = (x * 64).round() / 64  # so that a change of 0.25 is one exactly
+    with pytest.raises(error, match=exactly(text)):
+        attack(net, x, y, function(net), ThreatModel("linf", 0.1))
 
 
 @pytest.mark.parametrize(

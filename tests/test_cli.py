@@ -2,13 +2,11 @@
 
 import contextlib
 import csv
-import io
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,29 +32,16 @@ from repsim.demo import Demo
 from repsim.metrics import METRICS, Cross
 from repsim.metrics.cka import CKA
 from repsim.similarity import versions
+from tests import commands
+from tests.commands import PGD, STANDARD, Run
 
 ROOT = Path(__file__).parents[1]
-STANDARD = str(ROOT / "data" / "digits_standard.safetensors")
-PGD = str(ROOT / "data" / "digits_pgd.safetensors")
 DIGITS = ["--data", "digits", "--limit", "120"]
 BLOCKS = ["--layers", "layer*.*"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one command left behind."""
-
-    code: int
-    out: str
-    err: str
-    folder: Path
-
-
-def ran(folder: Path, *arguments: str) -> Run:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["compare", *arguments, "--out", str(folder)])
-    return Run(code, out.getvalue(), err.getvalue(), folder)
+def ran(folder: Path, *words: str) -> Run:
+    return commands.ran("compare", folder, *words)
 
 
 @pytest.fixture(scope="module")
@@ -237,12 +222,8 @@ def sides(**options: Any) -> tuple[Activations, Activations]:
     return a, b
 
 
-def summary(found: Run) -> dict[str, Any]:
-    return json.loads((found.folder / "summary.json").read_text(encoding="utf-8"))
-
-
 def results(found: Run) -> list[dict[str, Any]]:
-    return summary(found)["results"]
+    return found.summary["results"]
 
 
 def table(found: Run) -> list[list[str]]:
@@ -329,7 +310,7 @@ def test_without_options_nothing_is_added(pair: Run) -> None:
     for result in results(pair):
         assert (result["bootstrap"], result["permutation_test"]) == (None, None)
         assert (result["tasks"], result["tasks_ignored"]) == ({}, [])
-    assert summary(pair)["tasks"] == {}
+    assert pair.summary["tasks"] == {}
 
 
 @pytest.mark.filterwarnings("always::repsim.CautionWarning")
@@ -418,7 +399,7 @@ def test_tasks_are_groups_of_the_datas_classes(tasked: Run) -> None:
             assert set(made.details) == {f"task: {task}" for task in TASKS}
         np.testing.assert_array_equal(made.values, expected.values)
         check_csv(tasked.folder, result["file"], expected)
-    assert summary(tasked)["tasks"] == TASKS
+    assert tasked.summary["tasks"] == TASKS
 
 
 def test_the_table_has_a_row_per_task(tasked: Run) -> None:
@@ -582,7 +563,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("layers", "compare", "heatmap", "metrics", "demo"))
+    assert all(verb in text for verb in ("layers", "compare", "heatmap", "train", "certify", "metrics", "demo"))
 
 
 # --- Mistakes -------------------------------------------------------------------------------------------------

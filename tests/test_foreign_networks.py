@@ -285,7 +285,9 @@ def test_smoothing(prefix: str, expected: Tensor, tmp_path: Path) -> None:
         assert torch.equal(logits(plain), logits(bare()))
 
 
-@pytest.mark.parametrize(("architecture", "theirs", "ours"), [("resnet20", "fc", "linear"), ("wrn28_1", "linear", "fc")])
+@pytest.mark.parametrize(
+    ("architecture", "theirs", "ours"), [("resnet20", "fc", "linear"), ("wrn28_1", "linear", "fc")]
+)
 def test_a_head_of_another_name(architecture: str, theirs: str, ours: str, tmp_path: Path) -> None:
     net = bare(architecture)
     state = {key.replace(f"{ours}.", f"{theirs}."): value for key, value in net.state_dict().items()}
@@ -312,7 +314,9 @@ def test_a_residual_network_with_convolutions_in_its_shortcuts_is_another_one(tm
 
 
 def test_a_head_of_another_name_and_width_is_named_as_the_network_has_it(tmp_path: Path) -> None:
-    state = {key.replace("linear.", "fc."): v for key, v in load_model("resnet20", num_classes=7).net.state_dict().items()}
+    state = {
+        key.replace("linear.", "fc."): v for key, v in load_model("resnet20", num_classes=7).net.state_dict().items()
+    }
     path = saved(state, tmp_path / "weights.pt")
     refuses(path, misfit(path, "none", "none", "linear.bias (7,) for (10,), linear.weight (7, 64) for (10, 64)", 97))
     assert load_model("resnet20", checkpoint=path, num_classes=7)(IMAGES).shape == (5, 7)
@@ -325,7 +329,16 @@ def test_a_part_of_a_head_is_missing_under_the_networks_own_name(tmp_path: Path)
     refuses(path, misfit(path, "linear.bias", "none", fits=97))
 
 
-def test_a_layer_called_like_a_head_inside_another_one_is_not_renamed(tmp_path: Path) -> None:
-    state = {**bare().state_dict(), "layer1.0.gate.fc.weight": torch.zeros(2, 2)}
-    path = saved(state, tmp_path / "weights.pt")
-    refuses(path, misfit(path, "none", "layer1.0.gate.fc.weight"))
+def test_a_layer_called_like_a_head_beside_the_head_is_not_renamed(tmp_path: Path) -> None:
+    net = bare()
+    for extra in ("layer1.0.gate.fc.weight", "fc.weight"):  # the second in the head's own place, and of its shape
+        state = {**net.state_dict(), extra: torch.zeros(10, 64)}
+        path = saved(state, tmp_path / "weights.pt")
+        refuses(path, misfit(path, "none", extra))
+
+
+def test_what_is_left_over_is_named_as_the_file_has_it(tmp_path: Path) -> None:
+    content = smoothing("1.", bare())
+    content["state_dict"]["1.layer1.0.gate.fc.weight"] = torch.zeros(2, 2)
+    path = saved(content, tmp_path / "weights.pt")
+    refuses(path, misfit(path, "none", "1.layer1.0.gate.fc.weight", fits=97))

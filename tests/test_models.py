@@ -40,6 +40,7 @@ def size(net: nn.Module) -> int:
         ("resnet44", (3, 32, 32)),
         ("resnet56", (3, 32, 32)),
         ("resnet110", (3, 32, 32)),
+        ("digits_conv", (1, 8, 8)),
         ("digits_resnet8", (1, 8, 8)),
         ("small_conv_mnist", (1, 28, 28)),
         ("small_conv_cifar", (3, 32, 32)),
@@ -57,7 +58,7 @@ def test_every_architecture_of_our_own_gives_logits(name: str, shape: tuple[int,
 def test_the_test_above_knows_every_architecture() -> None:
     assert set(ARCHITECTURES) == {
         *("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"),
-        *("digits_resnet8", "small_conv_mnist", "small_conv_cifar"),
+        *("digits_resnet8", "digits_conv", "small_conv_mnist", "small_conv_cifar"),
     }
 
 

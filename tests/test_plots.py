@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 import repsim
 from repsim import SimilarityMatrix, heatmap, layer_curve, panels
 from repsim.blocks import blocks
+from repsim.plots._style import models, side_label
 from repsim.plots.heatmaps import figure_size, prepare
 from tests.conftest import exactly
 from tests.pictures import assert_inside, drawn, figure_of, no_windows, written
@@ -591,3 +592,26 @@ def test_a_measure_without_an_upper_bound_is_drawn_up_to_its_largest_value() -> 
     one = repsim.Activations.from_arrays({"x": a["x"]})
     alone = repsim.compare(one, one, "gulp")
     assert repsim.heatmap(alone).collections[0].get_clim() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("resnet20", "resnet20"),
+        ("a network with a long name of its own", "…h a long name of its own"),
+        ("short under blur:3", "short under blur:3"),
+        ("digits_pgd under pgd-20(digits, linf:0.1)", "digits_pgd\nunder …(digits, linf:0.1)"),
+    ],
+)
+def test_a_long_input_condition_has_a_line_of_its_own(name: str, label: str) -> None:
+    assert side_label(name, 25) == label
+
+
+def test_titles_tell_sides_apart_that_end_alike() -> None:
+    from matplotlib.figure import Figure
+
+    ax = Figure(figsize=(3, 3)).add_subplot()
+    first, second = "robust under pgd-20(standard, linf:0.1)", "standard under pgd-20(standard, linf:0.1)"
+    left, right = models(ax, first, second).split(" × ")
+    assert left != right
+    assert models(ax, "a", "a") == "a × a"

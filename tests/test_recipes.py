@@ -58,7 +58,7 @@ def timeless(made: Trained) -> dict[str, Any]:
 def test_every_file_is_a_recipe() -> None:
     files = {info.name for info in pkgutil.iter_modules(repsim.recipes.__path__) if not info.name.startswith("_")}
     assert set(RECIPES) == files
-    known = {"standard", "pgd", "trades", "fast", "free", "noise", "macer", "noisy_pretraining", "mixup"}
+    known = {"standard", "pgd", "trades", "fast", "free", "noise", "macer", "noisy_pretraining", "mixup", "cutmix"}
     assert files == known
     for name, made in RECIPES.items():
         assert issubclass(made, Recipe)
@@ -161,6 +161,7 @@ NOTHING = {
     "fast, no radius": ("fast", {"eps": 0.0}),
     "free, no radius and one replay": ("free", {"eps": 0.0, "replays": 1}),
     "mixup, nothing mixed": ("mixup", {"alpha": 0.0}),
+    "cutmix, nothing mixed": ("cutmix", {"alpha": 0.0}),
     "noise, none": ("noise", {"sigma": 0.0}),
     "noisy pretraining, no noise": ("noisy_pretraining", {"sigmas": (0.0,), "finetune_epochs": 0}),
     "macer, no noise": (
@@ -260,6 +261,7 @@ def test_the_record_says_how_the_network_was_made(images: tuple[ImageSet, ImageS
         "gradient_evaluations": 128,
         "seconds_per_epoch": record["cost"]["seconds_per_epoch"],
         "device": "cpu",
+        "threads": torch.get_num_threads(),
     }
     assert 0 < record["cost"]["seconds_per_epoch"] < 60
     assert record["data"] == {

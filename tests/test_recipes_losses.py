@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from repsim import ImageSet, load_data, load_model
 from repsim.architectures import find_architecture
 from repsim.augmentations import augmentation
+from repsim.data import stratified_rows
 from repsim.models import NORMALIZATIONS, Network
 from repsim.recipes import RECIPES, Recipe, Run, Stage, Trained, train
+from repsim.recipes._training import _mislabelled
+from repsim.recipes.cutmix import CutMix
 from repsim.recipes.fast import Fast
 from repsim.recipes.free import Free
 from repsim.recipes.macer import MACER
@@ -26,6 +29,7 @@ from repsim.recipes.noise import Noise
 from repsim.recipes.noisy_pretraining import NoisyPretraining
 from repsim.recipes.standard import Standard
 from repsim.recipes.trades import TRADES
+from repsim.smoothing import certify
 from tests.conftest import exactly
 from tests.oracles import recipes as oracle
 
@@ -339,6 +343,115 @@ def test_mixup_draws_from_the_beta_distribution(alpha: float) -> None:
     assert Mixup(alpha=alpha).draw(stream()) == drawn[0]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.9, 1.0])
+def test_cutmix_takes_a_box_from_another_image_and_its_share_of_the_label(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CutMix, "draw", lambda self, generator: share)
+    x = torch.rand(6, 3, 6, 4, generator=stream(5)).double()
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    for seed in range(30):
+        net = Watched(linear(pixels=72))
+        loss = CutMix().loss(net, x, y, stream(seed))
+        generator = stream(seed)
+        row, column = (int(torch.randint(side, (), generator=generator)) for side in (6, 4))
+        other = torch.randperm(6, generator=generator)
+        box, shares = oracle.cutmix(6, 4, share, row, column)
+        asked = net.seen[0][1].numpy()
+        for i in range(6):
+            wanted = np.where(box, x[other[i]].numpy(), x[i].numpy())
+            assert np.array_equal(asked[i], wanted)
+        chances = oracle.softmax(net.net(net.seen[0][1]).detach().numpy())
+        target = shares * np.eye(3)[y] + (1 - shares) * np.eye(3)[y[other]]
+        assert loss.item() == pytest.approx(float(-(target * np.log(chances)).sum(1).mean()), rel=1e-12)
+
+
+def test_cutmix_without_a_box_is_cross_entropy_to_the_last_bit() -> None:
+    net, (x, y) = linear(), batch()
+    assert torch.equal(CutMix(alpha=0.0).loss(net, x, y, stream()), F.cross_entropy(net(x), y))
+
+
+def test_the_boxes_of_cutmix_have_their_centres_and_areas_spread_over_the_image() -> None:
+    generator, covered, areas = stream(), np.zeros((200, 300)), []
+    for _ in range(3000):
+        rows, columns = CutMix().box(200, 300, generator)
+        assert 0 <= rows.start <= rows.stop <= 200
+        assert 0 <= columns.start <= columns.stop <= 300
+        covered[rows, columns] += 1
+        areas.append((rows.stop - rows.start) * (columns.stop - columns.start) / 60000)
+    # u = 1−λ is uniform for α = 1 and a side √u keeps √u − u/4 of itself inside, so the area is E[(√u − u/4)²].
+    assert float(np.mean(areas)) == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.015)
+    assert covered.min() > 0
+    assert covered[100, 150] > 1.5 * covered[0, 0]
+
+
+# --- Wrong labels ---------------------------------------------------------------------------------------------
+
+
+def labels_learned(
+    monkeypatch: pytest.MonkeyPatch, data: ImageSet, share: float, seed: int = 0, epochs: int = 1
+) -> list[dict[bytes, int]]:
+    """Pixels of an image -> the label that is learned with it, epoch by epoch."""
+    found: list[tuple[bytes, int]] = []
+
+    def watched(self: Recipe, run: Run, loss: Any, x: Tensor, y: Tensor) -> None:
+        found.extend((image.numpy().tobytes(), int(label)) for image, label in zip(x, y, strict=True))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Standard, "update", watched)
+        recipe = Standard(epochs=epochs, batch_size=len(data), label_noise=share)
+        train(recipe, data, data, seed=seed, name="net", progress=False)
+    return [dict(found[k * len(data) : (k + 1) * len(data)]) for k in range(epochs)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.45, 1.0])
+def test_a_share_of_the_labels_is_replaced_by_other_classes(
+    share: float, images: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = images[0].take([i for i, y in enumerate(images[0].labels.tolist()) if y not in (0, 4)])
+    before = data.labels.clone()
+    true = {image.numpy().tobytes(): int(y) for image, y in zip(data.pixels(slice(None)), data.labels, strict=True)}
+    first, second = labels_learned(monkeypatch, data, share, epochs=2)
+    assert first == second
+    wrong = [image for image in true if first[image] != true[image]]
+    assert len(wrong) == round(share * len(data))
+    assert set(first.values()) <= set(true.values())
+    assert torch.equal(data.labels, before)
+    if share:
+        assert labels_learned(monkeypatch, data, share) == [first]
+        assert labels_learned(monkeypatch, data, share, seed=1) != [first]
+
+
+def test_replaced_labels_are_any_other_class() -> None:
+    n = 9000
+    data = ImageSet(torch.zeros(n, 1, 8, 8), torch.arange(n) % 3 + 5, tuple(map(str, range(n))), "made up")
+    counts = np.zeros((3, 3))
+    wrong = _mislabelled(data, 1.0, seed=3).labels
+    for now, then in zip(wrong.tolist(), data.labels.tolist(), strict=True):
+        counts[then - 5, now - 5] += 1
+    assert np.diag(counts).tolist() == [0, 0, 0]
+    assert counts[~np.eye(3, dtype=bool)].min() > 1350
+
+
+def test_no_wrong_labels_are_the_training_as_it_was(images: tuple[ImageSet, ImageSet]) -> None:
+    plain, none, some = (
+        train(recipe, *images, seed=0, name="net", progress=False)
+        for recipe in (Standard(epochs=1), Standard(epochs=1, label_noise=0.0), Standard(epochs=1, label_noise=0.3))
+    )
+    weights = [torch.cat([p.flatten() for p in made.network.parameters()]) for made in (plain, none, some)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert some.record["settings"]["label_noise"] == 0.3
+    assert some.record["data"] == plain.record["data"]
+
+
+def test_wrong_labels_need_two_classes() -> None:
+    data = ImageSet(torch.zeros(4, 1, 8, 8), torch.ones(4, dtype=torch.int64), tuple("abcd"), "made up")
+    text = "train: label_noise needs at least two classes; got 1 in made up. Train on images of several classes."
+    with pytest.raises(ValueError, match=exactly(text)):
+        train(Standard(label_noise=0.5), data, data, seed=0, name="net", progress=False)
+
+
 # --- Settings and presets -------------------------------------------------------------------------------------
 
 
@@ -511,6 +624,7 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
     "free": ({"replays": 3}, 3),
     "noise": ({}, 1),
     "mixup": ({}, 1),
+    "cutmix": ({}, 1),
     "macer": ({"copies": 4, "warmup_epochs": 1}, 5),
     "noisy_pretraining": ({"finetune_epochs": 2}, 3),
 }
@@ -519,7 +633,13 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
 @pytest.mark.parametrize("name", COSTS)
 def test_gradient_evaluations_are_counted(name: str, images: tuple[ImageSet, ImageSet]) -> None:
     settings, cost = COSTS[name]
-    made = train(RECIPES[name](epochs=1, batch_size=65, **settings), *images, seed=0, name="net", progress=False)
+    made = train(
+        RECIPES[name](epochs=1, batch_size=65, certify_images=0, **settings),
+        *images,
+        seed=0,
+        name="net",
+        progress=False,
+    )
     assert made.record["cost"]["gradient_evaluations"] == 130 * cost
 
 
@@ -573,3 +693,31 @@ def test_a_start_that_does_not_fit_is_named(images: tuple[ImageSet, ImageSet], b
     text = "train: seed must be >= 0; got -1. Choose another."
     with pytest.raises(ValueError, match=exactly(text)):
         train(Standard(), *images, seed=-1, name="net")
+
+
+def test_recipes_for_certificates_record_what_certify_says(images: tuple[ImageSet, ImageSet]) -> None:
+    made = train(Noise(epochs=1, sigma=0.5, certify_images=12), *images, seed=0, name="net", progress=False)
+    found = made.record["scores"]["certified"]
+    assert {key: found[key] for key in ("images", "n0", "n", "alpha")} == {
+        "images": 12,
+        "n0": 100,
+        "n": 1000,
+        "alpha": 0.001,
+    }
+    chosen = stratified_rows(images[1].labels.numpy(), limit=12, seed=0)
+    again = certify(made.network, images[1].take(torch.from_numpy(chosen)), 0.5, n=1000, progress=False)
+    assert found["sigma 0.5"] == {
+        "average certified radius": again.average_certified_radius,
+        "certified accuracy at radius 0": again.certified_accuracy(),
+        "certified accuracy at radius 0.5": again.certified_accuracy(0.5),
+        "radius cap": again.radius_cap,
+    }
+    assert set(found) == {"images", "n0", "n", "alpha", "sigma 0.5"}
+
+
+def test_only_what_is_asked_for_is_scored(images: tuple[ImageSet, ImageSet]) -> None:
+    bare = train(Noise(epochs=1, certify_images=0, eval_eps=0.0), *images, seed=0, name="net", progress=False)
+    assert set(bare.record["scores"]) == {"n_test", "accuracy"}
+    assert NoisyPretraining(sigmas=(0.0, 0.25, 1.0)).certified_sigmas() == (0.25, 1.0)
+    assert Noise(sigma=0.0).certified_sigmas() == MACER(sigma=0.0).certified_sigmas() == ()
+    assert Standard().certified_sigmas() == ()

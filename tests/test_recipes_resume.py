@@ -26,10 +26,11 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "trades": {"epochs": 3, "steps": 1},
     "fast": {"epochs": 3, "check_fall": 1.0},
     "free": {"epochs": 6, "replays": 2},
-    "noise": {"epochs": 3, "momentum": 0.0},
+    "noise": {"epochs": 3, "momentum": 0.0, "certify_images": 0},
     "mixup": {"epochs": 3, "decay_epochs": (1,)},
-    "macer": {"epochs": 1, "warmup_epochs": 2, "copies": 2},
-    "noisy_pretraining": {"epochs": 2, "finetune_epochs": 1},
+    "cutmix": {"epochs": 3, "label_noise": 0.2},
+    "macer": {"epochs": 1, "warmup_epochs": 2, "copies": 2, "certify_images": 0},
+    "noisy_pretraining": {"epochs": 2, "finetune_epochs": 1, "certify_images": 0},
 }
 
 

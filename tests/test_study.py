@@ -1,28 +1,31 @@
-"""Augmentation strategies judged by TD, on networks that are trained here."""
+"""Augmentation strategies judged by TD, on networks that are trained here: the digits study of the documentation."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "digits_augmentations.py"
+from repsim.cli import main
+
+STUDY = Path(__file__).resolve().parents[1] / "docs" / "studies" / "digits.toml"
+HELPFUL, NEUTRAL, HARMFUL = ["noise"], ["none", "mixup"], ["shift", "flip"]
 
 
 @pytest.mark.slow
-def test_td_orders_augmentations_as_accuracy_does_and_cka_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise helps on the digits, flipping them left to right harms; five networks of each kind."""
-    spec = importlib.util.spec_from_file_location("digits_augmentations", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    study = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "digits_augmentations", study)  # its network is loaded by name
-    spec.loader.exec_module(study)
-    noise, none, flip = (study.judge(strategy, 5) for strategy in ("noise", "none", "flip"))
-    assert noise.accuracy > none.accuracy > flip.accuracy
-    assert noise.td < none.td < flip.td
-    assert flip.td - none.td > 2 * (flip.td_error**2 + none.td_error**2) ** 0.5
-    assert flip.cka > none.cka - none.cka_error
-    text = study.reading({"noise": noise, "none": none, "flip": flip})
-    assert text.splitlines()[1] == "Most alike first, by TD:        noise, none, flip"
-    assert "A raw TD is mostly accuracy" in text
+def test_td_orders_augmentations_as_accuracy_does_and_cka_does_not(tmp_path: Path) -> None:
+    """Eight networks of each of five strategies."""
+    assert main(["augment", str(STUDY), "--out", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "strategies.csv", na_values=[""], keep_default_na=False).set_index("strategy")
+    for better, worse in ((HELPFUL, NEUTRAL), (NEUTRAL, HARMFUL)):
+        for number in ("accuracy", "probe_accuracy"):
+            assert table.loc[better, number].min() > table.loc[worse, number].max()
+        assert table.loc[better, "td"].max() < table.loc[worse, "td"].min()
+    # CKA does not see the harm of mirror images; TD does, and a part of that is accuracy alone.
+    assert table.loc["flip", "cka"] > table.loc["none", "cka"] - table.loc["none", "cka_se"]
+    differences = pd.read_csv(tmp_path / "strategies-differences.csv").set_index(["strategy", "measure"])
+    td = differences.loc[("flip", "td")]
+    assert td["verdict"] == "beyond its uncertainty"
+    assert 0 < td["by_accuracy"] < td["difference"]
+    correlations = pd.read_csv(tmp_path / "strategies-correlations.csv").set_index("with")
+    assert correlations.loc["td", "spearman"] <= -0.7
+    assert "A raw TD is mostly accuracy" in (tmp_path / "reading.txt").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """`attack`: any attack, held to the same rules, with its success measured afterwards."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,8 +50,8 @@ def attack(
         net: Takes pixels in [0, 1], gives logits (b, k); in eval mode.
         images: What to move.
         labels: The labels; with `targeted` the classes that the network shall answer.
-        function: (network, images, labels) -> moved images, from anywhere: `fgsm` with its threat model bound, an
-            attack of Foolbox, `lambda net, x, y: torchattack(x, y)`.
+        function: (network, images, labels) -> moved images, from anywhere: `fgsm` with its threat model bound, or an
+            attack of another library behind a lambda, as below.
         threat: The ball that the attack promises to stay in.
         targeted: Whether `labels` are targets.
 
@@ -61,7 +62,7 @@ def attack(
         ValueError: A network in training mode, images outside [0, 1], labels that are no classes of the network, moved
             images of another shape or type, outside the ball or outside [0, 1], an attack that leaves the network in
             training mode.
-        TypeError: An attack that returns no tensor.
+        TypeError: An attack that takes other arguments, or returns no tensor.
 
     Cost:
         The attack, and two forward passes.
@@ -73,6 +74,17 @@ def attack(
         >>> made = attack(net, x, y, lambda net, x, y: x + threat.eps, threat)
         >>> made.images.shape, made.success.shape
         (torch.Size([3, 1, 2, 2]), torch.Size([3]))
+
+        An attack in the manner of torchattacks, `bound = torchattacks.PGD(net, eps=8 / 255)`, holds its network:
+
+        >>> bound = lambda x, y: (x + 8 / 255).clamp(0, 1)
+        >>> made = attack(net, x, y, lambda net, x, y: bound(x, y), threat)
+
+        One in the manner of Foolbox, `fool = foolbox.attacks.LinfPGD()`, takes the network wrapped, here
+        `wrap = lambda net: foolbox.PyTorchModel(net, bounds=(0, 1))`, and returns (raw, clipped, success):
+
+        >>> wrap, fool = nn.Identity, lambda model, x, y, *, epsilons: (x, (x + epsilons).clamp(0, 1), y == y)
+        >>> made = attack(net, x, y, lambda net, x, y: fool(wrap(net), x, y, epsilons=8 / 255)[1], threat)
     """
     threat.check(images, "attack")
     check_eval(net, "attack")
@@ -85,6 +97,7 @@ def attack(
     if low < 0 or high >= logits.shape[1]:
         must = f"labels must be classes of the network, 0 to {logits.shape[1] - 1}"
         raise ValueError(message("attack", must, f"{low} to {high}", "Choose the data it was trained for"))
+    _check_takes(function, net, images, labels)
     # An attack that works in place moves its own copy, not what it is measured against.
     with frozen(net):
         found = function(net, images.clone(), labels)
@@ -93,6 +106,19 @@ def attack(
     moved = check_inside(images, found, threat, "attack", advice)
     after = answers(net, moved)
     return Attacked(moved, logits.argmax(1), after, (after == labels) == targeted)
+
+
+def _check_takes(function: AttackFunction, *given: object) -> None:
+    """An attack that takes something else is met with how to bind it, not with an error from inside of it."""
+    try:
+        inspect.signature(function).bind(*given)
+    except TypeError as error:
+        advice = "Bind the rest of it, as in lambda net, x, y: attack(x, y)"
+        raise TypeError(
+            message("attack", "an attack must take (network, images, labels)", f"{error}", advice)
+        ) from None
+    except ValueError:  # written in C, and silent about its arguments
+        return
 
 
 def answers(net: nn.Module, x: Images) -> Int[Tensor, " b"]:

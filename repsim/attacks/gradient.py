@@ -155,7 +155,10 @@ def logits_of(net: nn.Module, x: Images, function: str) -> Float[Tensor, "b k"]:
     """What the network answers, which must be one row of logits per image."""
     answer = net(x)
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(x) or not answer.is_floating_point():
-        got = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+        got = type(answer).__name__
+        if isinstance(answer, Tensor):
+            kind = "" if answer.is_floating_point() else f"{str(answer.dtype).removeprefix('torch.')} of "
+            got = f"{kind}shape {tuple(answer.shape)}"
         advice = "Wrap it in a module that returns the logits"
         raise ValueError(message(function, f"the network must answer ({len(x)}, classes)", got, advice))
     return answer

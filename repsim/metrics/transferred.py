@@ -1,5 +1,6 @@
 """Transferred Discrepancy: would a downstream task be answered differently from the two layers?"""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,11 +49,11 @@ class Answers:
     def right(self) -> Bool[Tensor, " m"]:
         return self.predicted == self.labels
 
-    @property
+    @functools.cached_property
     def accuracy(self) -> float:
         return float(self.right.double().mean())
 
-    @property
+    @functools.cached_property
     def confusion(self) -> Float[Tensor, "k k"]:
         """Share of rows of each class (rows) that get each answer (columns)."""
         k = len(self.classes)

@@ -72,7 +72,16 @@ def short(name: str, letters: int = TICK_LETTERS) -> str:
 def models(ax: "Axes", first: str, second: str) -> str:
     """Two networks' names, cut to what a title has room for."""
     letters = int(axis_points(ax, 0) / 13)
-    return f"{short(first, letters)} × {short(second, letters)}"
+    names = [first, second] if first == second else distinct([first, second], letters)
+    return " × ".join(short(name, letters) for name in names)
+
+
+def side_label(name: str, letters: int) -> str:
+    """A side's name for an axis; where an input condition makes it too long, that has a line of its own."""
+    network, under, condition = name.partition(" under ")
+    if len(name) <= letters or not under:
+        return short(name, letters)
+    return f"{short(network, letters)}\nunder {short(condition, letters - len('under '))}"
 
 
 def distinct(names: Sequence[str], letters: int) -> list[str]:

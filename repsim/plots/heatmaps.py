@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from repsim._checks import message
-from repsim.plots._style import TICK_POINTS, Limits, axis_points, check_set, colour_limits, short, thin
+from repsim.plots._style import TICK_POINTS, Limits, axis_points, check_set, colour_limits, short, side_label, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,8 +93,8 @@ def heatmap(
         spine.set_visible(True)
         spine.set_linewidth(0.6)
     _ticks(ax, matrix)
-    ax.set_xlabel(short(matrix.col_model, int(axis_points(ax, 0) / 6)))
-    ax.set_ylabel(short(matrix.row_model, int(axis_points(ax, 1) / 6)))
+    ax.set_xlabel(side_label(matrix.col_model, int(axis_points(ax, 0) / 6)))
+    ax.set_ylabel(side_label(matrix.row_model, int(axis_points(ax, 1) / 6)))
     ax.set_title(title if title is not None else f"{matrix.definition.title}  (n = {matrix.n:,})", fontsize=10)
     if colorbar:
         _colorbar(ax, [matrix], low, high)

@@ -9,7 +9,8 @@ import importlib
 import pkgutil
 
 from repsim.recipes._recipe import Preset, Recipe, Run, Stage
-from repsim.recipes._training import Trained, accuracy, train
+from repsim.recipes._scores import accuracy
+from repsim.recipes._training import Trained, train
 
 #: Recipe name -> its settings class.
 RECIPES: dict[str, type[Recipe]] = {}

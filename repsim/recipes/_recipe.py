@@ -92,7 +92,9 @@ class Recipe(ABC):
     momentum: float = 0.9  # of Nesterov's SGD
     weight_decay: float = 5e-4  # L2 penalty on all parameters
     augment: str = "none"  # what images go through at random, as `augmentation` takes it: "crop:4+flip"
-    eval_eps: float = 0.1  # linf radius of the reported PGD-20 accuracy, pixels of [0, 1]
+    label_noise: float = 0.0  # share of training labels replaced by another class, drawn once for the seed
+    eval_eps: float = 0.1  # linf radius of the reported PGD-20 accuracy, pixels of [0, 1]; 0 leaves it out
+    certify_images: int = 100  # test images certified for the record, of recipes that train for it; 0 leaves it out
 
     #: Name -> settings that differ from the defaults, with their source.
     PRESETS: ClassVar[Mapping[str, Preset]] = {}
@@ -121,6 +123,10 @@ class Recipe(ABC):
     def after_epoch(self, run: Run) -> str:
         """Why the training must end here; empty where it goes on."""
         return ""
+
+    def certified_sigmas(self) -> tuple[float, ...]:
+        """Noise levels at which the network is meant to be certified."""
+        return ()
 
     @classmethod
     def preset(cls: type[Self], name: str, **changes: Any) -> Self:
@@ -157,11 +163,12 @@ class Recipe(ABC):
         if not fits:
             raise TypeError(message("recipe", f"{where} must be {wanted}", repr(value), "Correct the setting"))
         low = 1 if name in ("epochs", "batch_size", "replays", "copies") else 0
-        high = 1.0 if name.split("_")[-1] == "eps" else math.inf
+        high = 1.0 if name.split("_")[-1] == "eps" or name == "label_noise" else math.inf
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not (low <= number <= high and math.isfinite(number)):
                 limits = f">= {low} and " + (f"<= {high:g}" if math.isfinite(high) else "finite")
-                advice = "Pixels are in [0, 1]: write 8/255 for 8 grey levels" if high == 1 else "Correct the setting"
+                radius = high == 1 and name != "label_noise"
+                advice = "Pixels are in [0, 1]: write 8/255 for 8 grey levels" if radius else "Correct the setting"
                 raise ValueError(message("recipe", f"{where} must be {limits}", f"{number}", advice))
 
 

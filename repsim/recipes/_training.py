@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from repsim._checks import message
 from repsim._progress import progress_bar
-from repsim.attacks import ThreatModel, pgd
 from repsim.augmentations import Step, augmentation
 from repsim.checkpoints import save_checkpoint, weights_digest
 from repsim.data import ImageSet
 from repsim.models import Network, load_model
 from repsim.recipes._recipe import Recipe, Run, Stage
+from repsim.recipes._scores import scores_of
 from repsim.recipes._state import read_state, write_state
 from repsim.similarity import versions
 
@@ -51,6 +51,7 @@ def train(
     snapshots: str | Path | None = None,
     device: str = "cpu",
     progress: bool = True,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> Trained:
     """Trains a network; the same seed on the same machine gives the same weights, interrupted or not.
 
@@ -68,13 +69,16 @@ def train(
         save_every: Seconds that pass at least between two writes of the state; 0 writes after every epoch.
         device: Where to train, as in "cuda"; the order of images and the noise are those of the CPU everywhere.
         progress: Show a bar when it takes more than two seconds.
+        after_epoch: Called with the number of epochs done, when the training begins or goes on and after each epoch;
+            what it raises ends the training.
 
     Returns:
         The network in eval mode, on the CPU, with its record. `record["cost"]["gradient_evaluations"]` counts images
         whose gradient was taken, by the training and by its attacks.
 
     Raises:
-        ValueError: A negative seed, a start of another architecture, a state file of another training.
+        ValueError: A negative seed, a start of another architecture, a state file of another training, an
+            augmentation whose images are no images any more.
         RuntimeError: Weights or answers that are no longer finite.
         OSError: The state could not be written; what was written before is whole.
 
@@ -102,12 +106,15 @@ def train(
     network.to(device)
     if data.images.shape[1] > 1:  # in this layout a CPU takes 1.4 times as many steps with ResNet-20
         network.to(memory_format=torch.channels_last)
-    run = Run(network, _optimizer(network, recipe), _generator(seed), data, seed)
+    learned = _mislabelled(data, recipe.label_noise, seed) if recipe.label_noise else data
+    run = Run(network, _optimizer(network, recipe), _generator(seed), learned, seed)
     order = torch.Generator().manual_seed(seed)
     augment = augmentation(recipe.augment)
     path = Path(resume) if resume is not None else None
     if path is not None and path.exists():
         read_state(path, run, order, training)
+    report = after_epoch or (lambda epoch: None)
+    report(run.epoch)
     written = time.perf_counter()
     epochs = [(stage, epoch) for stage in recipe.stages() for epoch in range(stage.epochs)]
     per_epoch = max(1, len(data) // recipe.batch_size)
@@ -128,17 +135,13 @@ def train(
             if path is not None and (done or time.perf_counter() - written >= save_every):
                 write_state(path, run, order, training)
                 written = time.perf_counter()
+            report(run.epoch)
     network.eval()
     with torch.no_grad():
         if not bool(torch.isfinite(network(test.pixels(slice(0, 64)).to(device))).all()):
             raise RuntimeError(f"train: {name} must give finite answers; got NaN or infinity. Lower the learning rate.")
-    threat = ThreatModel("linf", recipe.eval_eps)
-    scores = {
-        "n_test": len(test),
-        "accuracy": accuracy(network, test, device=device),
-        f"accuracy under linf PGD-20, eps {recipe.eval_eps:g}": accuracy(network, test, threat, device=device),
-    }
-    network.to("cpu", memory_format=torch.contiguous_format)
+    scores = scores_of(network, recipe, test, device=device)
+    network.to("cpu").to(memory_format=torch.contiguous_format)
     record = {
         "architecture": recipe.architecture,
         "num_classes": classes,
@@ -160,27 +163,12 @@ def train(
             "gradient_evaluations": run.gradients,
             "seconds_per_epoch": run.seconds / run.epoch,
             "device": device,
+            "threads": torch.get_num_threads(),
         },
         "versions": versions(),
     }
     network.provenance.update(record=record, notes=[f"trained here by recipe {kind}, seed {seed}"])
     return Trained(network, record)
-
-
-def accuracy(
-    net: nn.Module, data: ImageSet, threat: ThreatModel | None = None, *, seed: int = 0, device: str = "cpu"
-) -> float:
-    """Share of images classified right, clean or under PGD-20 with steps of eps/5; the network must be in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    right = 0
-    for start in range(0, len(data), 256):
-        rows = slice(start, start + 256)
-        x, y = data.pixels(rows).to(device), data.labels[rows].to(device)
-        if threat is not None:
-            x = pgd(net, x, y, threat, steps=20, step_size=threat.eps / 5, generator=generator)
-        with torch.no_grad():
-            right += int((net(x).argmax(1) == y).sum())
-    return right / len(data)
 
 
 def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Generator, augment: Step, bar: Any) -> None:
@@ -225,6 +213,21 @@ def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
 def _generator(seed: int) -> torch.Generator:
     """A stream of random numbers apart from the one that orders the images, which `seed` itself starts."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+
+
+def _mislabelled(data: ImageSet, share: float, seed: int) -> ImageSet:
+    """The images with a share of the labels replaced by another class of theirs, drawn from the seed alone."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
+    classes, places = data.labels.unique(return_inverse=True)
+    if len(classes) < 2:
+        got, advice = f"{len(classes)} in {data.name}", "Train on images of several classes"
+        raise ValueError(message("train", "label_noise needs at least two classes", got, advice))
+    rows = torch.randperm(len(data), generator=generator)[: round(share * len(data))]
+    labels = data.labels.clone()
+    labels[rows] = classes[
+        (places[rows] + torch.randint(1, len(classes), rows.shape, generator=generator)) % len(classes)
+    ]
+    return ImageSet(data.images, labels, data.ids, data.name, data.classes)
 
 
 def _started(network: Network, start: Network, test: ImageSet, classes: int) -> tuple[Network, int]:

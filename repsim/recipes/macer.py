@@ -52,6 +52,9 @@ class MACER(Recipe):
         ),
     }
 
+    def certified_sigmas(self) -> tuple[float, ...]:
+        return (self.sigma,) if self.sigma > 0 else ()
+
     def stages(self) -> tuple[Stage, ...]:
         return (
             Stage(self.warmup_epochs, self.warmup_learning_rate, Noise(sigma=self.sigma).loss),

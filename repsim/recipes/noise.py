@@ -37,6 +37,9 @@ class Noise(Recipe):
         ),
     }
 
+    def certified_sigmas(self) -> tuple[float, ...]:
+        return (self.sigma,) if self.sigma > 0 else ()
+
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(net(x + self.sigma * torch.randn(x.shape, generator=generator).to(x)), y)
 

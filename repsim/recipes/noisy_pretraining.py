@@ -59,6 +59,9 @@ class NoisyPretraining(Recipe):
             Stage(self.finetune_epochs, self.finetune_learning_rate, Standard().loss),
         )
 
+    def certified_sigmas(self) -> tuple[float, ...]:
+        return tuple(sigma for sigma in self.sigmas if sigma > 0)
+
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         drawn = torch.randint(len(self.sigmas), (len(x), 1, 1, 1), generator=generator)
         noise = torch.tensor(self.sigmas)[drawn] * torch.randn(x.shape, generator=generator)

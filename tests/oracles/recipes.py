@@ -58,3 +58,13 @@ def free(
             delta = np.clip(delta + eps * np.sign(upward), -eps, eps)
             w, b = w - rate * down_w, b - rate * down_b
     return w, b, delta
+
+
+def cutmix(height: int, width: int, share: float, row: int, column: int) -> tuple[np.ndarray, float]:
+    """Yun et al. 2019, equation 2 and the authors' code: the box (height, width) and the λ that its pixels leave."""
+    box = np.zeros((height, width), dtype=bool)
+    rows, columns = int(height * np.sqrt(1 - share)), int(width * np.sqrt(1 - share))
+    top, bottom = np.clip([row - rows // 2, row + rows // 2], 0, height)
+    left, right = np.clip([column - columns // 2, column + columns // 2], 0, width)
+    box[top:bottom, left:right] = True
+    return box, 1 - box.sum() / (height * width)

@@ -1,0 +1,140 @@
+"""Features of groups of networks: which network is in which group, from which seed, and which layers correspond."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from repsim._checks import message
+from repsim._forward import Layers
+from repsim._matching import matched_layers
+from repsim.activations import Activations
+from repsim.data import ImageSet
+from repsim.models import Network
+from repsim.studies._features import features
+
+#: Group -> its networks, which differ in seed alone.
+Groups = Mapping[str, Sequence[Network]]
+
+#: What every protocol says of the pairs that are taken between groups.
+SEEDS = (
+    "between groups pairs of networks with different seeds, where seeds are recorded: networks that start from the "
+    "same random weights stay alike in early layers for that reason alone"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """Features of groups of networks on the same images.
+
+    Attributes:
+        groups: Group -> network -> features. Networks are numbered through all groups, in this order.
+        function: Who asks, for messages.
+
+    Raises:
+        ValueError: No group, an empty one, one network twice or under two names.
+    """
+
+    groups: Mapping[str, Mapping[str, Activations]]
+    function: str
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise ValueError(message(self.function, "there must be a group of networks", "none", "Pass {name: [...]}"))
+        for group, sides in self.groups.items():
+            if not sides:
+                got = f"none in {group!r}"
+                raise ValueError(message(self.function, "every group must hold a network", got, "Leave the group out"))
+        if len(self.names) != sum(map(len, self.groups.values())):
+            twice = next(name for name in self.names if sum(name in sides for sides in self.groups.values()) > 1)
+            must, advice = "a network belongs to one group", "Leave it out of the other group, or rename one of the two"
+            raise ValueError(message(self.function, must, f"{twice!r} in two", advice))
+        known: dict[str, str] = {}
+        for name, side in self.sides.items():
+            digest = side.provenance.get("weights_sha256")
+            if digest in known:
+                got = f"the same of {known[digest]!r} and {name!r}"
+                advice = "A copy is no second seed; leave it out"
+                raise ValueError(message(self.function, "every network must have weights of its own", got, advice))
+            if digest is not None:
+                known[digest] = name
+
+    @classmethod
+    def of(cls, groups: Groups, data: ImageSet, *, layers: Layers, reduction: str, function: str) -> "Grouped":
+        """Runs every network of all groups over the images, once."""
+        every = [network for networks in groups.values() for network in networks]
+        found = features(every, data, layers=layers, reduction=reduction)
+        return cls({group: {n.name: found[n.name] for n in networks} for group, networks in groups.items()}, function)
+
+    @cached_property
+    def sides(self) -> dict[str, Activations]:
+        """Network -> features, of all groups."""
+        return {name: side for sides in self.groups.values() for name, side in sides.items()}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All networks, by number."""
+        return tuple(self.sides)
+
+    @cached_property
+    def numbers(self) -> dict[str, tuple[int, ...]]:
+        """Group -> the numbers of its networks."""
+        return {group: tuple(map(self.names.index, sides)) for group, sides in self.groups.items()}
+
+    @cached_property
+    def seeds(self) -> tuple[int | None, ...]:
+        """What each network's random weights came from, where it is recorded."""
+        known = [side.provenance for side in self.sides.values()]
+        return tuple(p.get("record", {}).get("seed", p.get("seed")) for p in known)
+
+    @cached_property
+    def apart(self) -> Bool[np.ndarray, "m m"]:
+        """Pairs of different networks that began from different random weights, as far as is recorded."""
+        seeds = np.array([math.nan if seed is None else seed for seed in self.seeds], dtype=float)
+        return (seeds[:, None] != seeds) & ~np.eye(len(seeds), dtype=bool)  # NaN, an unknown seed, equals no other
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs of groups."""
+        names = list(self.groups)
+        return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+
+    def same_seeds(self, a: str, b: str) -> bool:
+        """Whether there is no pair of networks of two groups with different seeds, so that others must do."""
+        return not self.apart[np.ix_(self.numbers[a], self.numbers[b])].any()
+
+    @cached_property
+    def matched(self) -> dict[str, tuple[str, ...]]:
+        """Layer of the first network -> what that layer is called in each network; layers that all of them have."""
+        first = next(iter(self.sides.values())).layers
+        places = [dict(matched_layers(first, side.layers)) for side in self.sides.values()]
+        shared = [i for i in range(len(first)) if all(i in place for place in places)]
+        if not shared:
+            lacking = self.names[next((k for k, place in enumerate(places) if not place), -1)]
+            got = f"none that {self.names[0]!r} and {lacking!r} share by name or in number"
+            advice = "Choose layers= that all networks have, or compare networks of one architecture"
+            raise ValueError(message(self.function, "the networks must have layers that correspond", got, advice))
+        sides = list(self.sides.values())
+        return {first[i]: tuple(s.layers[p[i]] for s, p in zip(sides, places, strict=True)) for i in shared}
+
+    def at(self, layer: str) -> dict[str, Activations]:
+        """Network -> features of one matched layer alone, under the first network's name for it."""
+        own = self.matched[layer]
+        return {n: replace(s, features={layer: s[own[k]]}) for k, (n, s) in enumerate(self.sides.items())}
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What all numbers depend on: networks, seeds, weights and images."""
+        one = next(iter(self.sides.values()))
+        return {
+            "networks": {group: list(sides) for group, sides in self.groups.items()},
+            "seeds": dict(zip(self.names, self.seeds, strict=True)),
+            "weights_sha256": {name: side.provenance.get("weights_sha256") for name, side in self.sides.items()},
+            "data": {"name": one.provenance.get("data"), "digest": one.digest},
+            "n": one.n,
+            "reduction": one.reduction,
+        }
