@@ -294,7 +294,7 @@ def test_an_architecture_like_no_other_is_met_with_those_there_are() -> None:
         load_model("§§§")
     start = (
         "load_model: the architecture must be known; got '§§§'. Known: resnet20, resnet32, resnet44, resnet56, "
-        "resnet110, digits_resnet8, small_conv_mnist, small_conv_cifar, wrn28_10, "
+        "resnet110, digits_resnet8, digits_conv, small_conv_mnist, small_conv_cifar, wrn28_10, "
     )
     assert str(error.value).startswith(start)
 

@@ -84,3 +84,13 @@ def test_a_part_becomes_files(tmp_path: Path) -> None:
     assert files[1].read_text() == "layer,value\na,1.5\n"
     found = json.loads(files[3].read_text())
     assert found == {"title": "Is it warm?", "reading": ["It is."], "protocol": {"n": 5, "share": 0.5}}
+
+
+def test_networks_that_agree_exactly_give_no_interval() -> None:
+    found = jackknife(lambda g: within(np.full((3, 3), 0.25), g[0]), [range(3)])
+    assert (found.value, found.error) == (0.25, 0.0)
+    assert found.exact
+    assert all(math.isnan(end) for end in found.interval())
+    assert found.is_zero() is None
+    assert not Estimate(0.25, 1e-6, 2).exact
+    assert not Estimate(0.25, math.nan, 0).exact

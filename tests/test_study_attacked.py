@@ -333,7 +333,8 @@ def test_networks_that_agree_exactly_prove_nothing() -> None:
     )
     assert summary([agree]).beyond_low.isna().all()
     nothing = curves("a", np.full((3, 2), 1.0), np.full((3, 2), 1.0), "similarity")
-    assert "+0.000 [+0.000, +0.000], inside its uncertainty" in reading([nothing], accuracies("a"), "linf", 5)[1]
+    told = reading([nothing], accuracies("a"), "linf", 5)[1]
+    assert "beyond noise at the last layer +0.000, without an interval" in told
 
 
 def test_a_missing_number_is_read_with_its_reason() -> None:

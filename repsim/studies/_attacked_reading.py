@@ -71,7 +71,7 @@ def summary(curves: Sequence[Curves]) -> "pd.DataFrame":
                     found = Measured(getattr(c, name)[:, e, place]).estimate
                     row |= {name: found.value, f"{name}_error": found.error}
                     if name == "beyond":
-                        row |= dict(zip(("beyond_low", "beyond_high"), interval(found), strict=True))
+                        row |= dict(zip(("beyond_low", "beyond_high"), found.interval(), strict=True))
                 rows.append(row)
     return pd.DataFrame(rows)
 
@@ -84,7 +84,7 @@ def differences(curves: Sequence[Curves]) -> "pd.DataFrame":
     for c in curves:
         for e, eps in enumerate(c.eps):
             for effect, groups, found in _effects(c, _others(c, curves), e):
-                low, high = interval(found)
+                low, high = found.interval()
                 row = {"measure": c.measure, "eps": eps, "effect": effect, "groups": " less ".join(groups)}
                 row["value"] = found.value
                 rows.append({**row, "error": found.error, "ci_low": low, "ci_high": high})
@@ -117,13 +117,6 @@ def reading(
             "exactly by chance, as shares of few images may."
         )
     return tuple(sentences)
-
-
-def interval(found: Estimate) -> tuple[float, float]:
-    """Student's 95 % interval; none where a few networks agree exactly, which is no proof that all would."""
-    if found.error <= 1e-9 * abs(found.value) and found.value != 0:
-        return np.nan, np.nan
-    return found.interval()
 
 
 _LAST, _GROWTH = "beyond noise at the last layer", "its growth from the first layer to the last"
@@ -175,7 +168,7 @@ def _verdicts(c: Curves, effects: Sequence[Effect]) -> str:
 def _verdict(c: Curves, effect: str, groups: tuple[str, ...], found: Estimate) -> str:
     if np.isnan(found.value):
         return f"has no number{f' ({c.reason})' if c.reason else ''}"
-    low, high = interval(found)
+    low, high = found.interval()
     if np.isnan(low):
         return f"{found.value:+.3f}, without an interval"
     number = f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"

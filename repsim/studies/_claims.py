@@ -7,7 +7,7 @@ from repsim.studies._jackknife import Estimate
 
 #: How often, at most, one of the differences that are claimed together may be none.
 ALPHA = 0.05
-#: All measures here are of order one, and so are their means; less than this is rounding.
+#: What counts as none; all measures here are of order one, and so are their means.
 _ROUNDING = 1e-12
 #: What readings and protocols say where a group is too small.
 NO_BASELINE = "has one network, so there is no seed-to-seed baseline and no interval"
@@ -23,7 +23,7 @@ def p_value(found: Estimate) -> float:
 
     if math.isnan(found.error) or math.isnan(found.value):
         return math.nan
-    if _exact(found):
+    if found.exact:
         return 1.0 if abs(found.value) <= _ROUNDING else math.nan
     return 2 * float(t.sf(abs(found.value) / found.error, found.freedom))
 
@@ -61,10 +61,12 @@ def columns(found: Estimate, name: str = "value") -> dict[str, float]:
 
 def shown(found: Estimate, *, sign: bool = False) -> str:
     """An estimate in words: "0.512 [0.487, 0.537]"."""
-    low, high = found.interval()
     form = "+.3f" if sign else ".3f"
     if math.isnan(found.value):
         return "no number"
+    low, high = found.interval()
+    if found.exact:
+        return f"{found.value:{form}} in all networks (no interval)"
     return f"{found.value:{form}}" + (" (no interval)" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
@@ -92,7 +94,7 @@ def runs(names: Sequence[str], chosen: Sequence[bool]) -> str:
 
 def verdict(found: Estimate, p: float, adjusted: float, up: str, down: str) -> str:
     """A difference with what may be said of it: `up` or `down` only where the uncertainty allows it."""
-    if _exact(found):
+    if found.exact:
         if abs(found.value) <= _ROUNDING:
             return "no difference in any network"
         return f"{found.value:+.3f}, of which nothing is claimed: the networks of a group agree exactly"
@@ -103,8 +105,3 @@ def verdict(found: Estimate, p: float, adjusted: float, up: str, down: str) -> s
     if adjusted >= ALPHA:
         return f"{shown(found, sign=True)}, not enough after the correction for all that is asked (p = {adjusted:.2g})"
     return f"{shown(found, sign=True)}, {up if found.value > 0 else down} (p = {adjusted:.2g})"
-
-
-def _exact(found: Estimate) -> bool:
-    """Whether the networks agree to rounding, so that the error says nothing of other networks."""
-    return found.error <= _ROUNDING * max(1.0, abs(found.value))

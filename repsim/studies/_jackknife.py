@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+#: All measures here are of order one, and so are their means; less than this is rounding.
+_ROUNDING = 1e-12
+
 Groups = tuple[tuple[int, ...], ...]
 
 
@@ -24,11 +27,17 @@ class Estimate:
     error: float
     freedom: int
 
+    @property
+    def exact(self) -> bool:
+        """Whether all networks agree to rounding, as shares of few images or pairs of layers may by chance."""
+        return self.error <= _ROUNDING * max(1.0, abs(self.value))
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Student's interval; NaN ends where there is no standard error."""
+        """Student's interval; NaN ends where there is no standard error, or one of 0, which tells nothing of others."""
         from scipy.stats import t
 
-        half = float(t.ppf((1 + level) / 2, self.freedom)) * self.error if self.freedom > 0 else math.nan
+        known = self.freedom > 0 and not self.exact
+        half = float(t.ppf((1 + level) / 2, self.freedom)) * self.error if known else math.nan
         return self.value - half, self.value + half
 
     def is_zero(self, level: float = 0.95) -> bool | None:
