@@ -202,6 +202,15 @@ def test_two_trainings_become_files(snapshots: Snapshots, seen: ImageSet, digits
     assert any(text.startswith(wanted) for text in part.reading)
 
 
+def test_folders_that_number_their_files_alike_hold_different_images(
+    snapshots: Snapshots, seen: ImageSet, digits: ImageSet
+) -> None:
+    """An id in both sets is one image only where the pixels are the same."""
+    fewer = digits.take(torch.arange(60))
+    alike = ImageSet(fewer.images, fewer.labels, seen.ids[:60], fewer.name)
+    dynamics({"long": snapshots["long"]}, seen, alike, layers=["conv1"], progress=False)
+
+
 def test_mistakes_are_named(snapshots: Snapshots, seen: ImageSet, digits: ImageSet) -> None:
     with pytest.raises(ValueError, match=exactly(
         "dynamics: 'long' must have at least two epochs; got 1. Keep more with repsim train --snapshots DIR."

@@ -214,7 +214,11 @@ def _check(checkpoints: Mapping[str, Mapping[int, Network]], train: ImageSet, te
             advice = "Keep more with repsim train --snapshots DIR"
             must = f"{group!r} must have at least two epochs"
             raise ValueError(message("dynamics", must, f"{len(networks)}", advice))
-    both = set(train.ids) & set(test.ids)
+    # Folders for training and testing number their files alike, so an id in both is one image only if its pixels are.
+    places = {name: i for i, name in enumerate(train.ids)}
+    both = {
+        name for i, name in enumerate(test.ids) if name in places and train.images[places[name]].equal(test.images[i])
+    }
     if both:
         got = f"{len(both)} in both, {next(i for i in test.ids if i in both)!r} first"
         raise ValueError(message("dynamics", "training and test images must be different ones", got, "Split them"))
