@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="cpu", help='where to train, as in "cuda"')
+    parser.add_argument("--threads", type=int, metavar="N", help="of a CPU; their number is part of what is trained")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="the checkpoint to write")
     parser.add_argument("--snapshots", type=Path, metavar="DIR", help="keep the network after each epoch here")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted training, if there is one")
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs `repsim train`; the state of the training stands beside the checkpoint until that is written."""
+    import torch
+
     from repsim._console import named_network
     from repsim.data import load_data
     from repsim.recipes import RECIPES, train
@@ -53,6 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
     if state.exists() and not arguments.resume:
         advice = "Pass --resume to go on with it, or delete the file to begin anew"
         raise ValueError(message("train", "an unfinished training must not be lost", str(state), advice))
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ValueError(message("train", "--threads must be at least 1", f"{arguments.threads}", "Leave it out"))
+        torch.set_num_threads(arguments.threads)
     start = None if arguments.start is None else named_network(arguments.start, None)
     data, test = (
         load_data(

@@ -211,7 +211,8 @@ def test_networks_that_are_missing_are_named_with_the_command_that_trains_them(
     text = (
         f"augment: every strategy must have equally many networks; got 3 of 'none', 2 of 'noise'; missing: {missing}. "
         "Train them, as in: repsim train standard --data digits --preset digits "
-        f"--set augment=gaussian_noise:0.25 --set epochs=2 --set eval_eps=0 --seed 2 --out {missing}."
+        f"--set augment=gaussian_noise:0.25 --set epochs=2 --set eval_eps=0 --threads 1 "
+        f"--seed 2 --out {missing}."
     )
     refused(capsys, text, *JUDGED, *elsewhere(networks), "--out", str(copy / "out"))
     assert not (copy / "out").exists()
@@ -220,8 +221,12 @@ def test_networks_that_are_missing_are_named_with_the_command_that_trains_them(
 def test_the_command_trains_what_was_missing(copy: Path) -> None:
     """The words of the message above, on the network that the study itself has trained."""
     words = "standard --data digits --preset digits --set augment=gaussian_noise:0.25 --set epochs=2 --set eval_eps=0"
-    made = copy / "again.safetensors"
-    assert main(["train", *words.split(), "--seed", "1", "--limit", "120", "--out", str(made)]) == 0
+    made, threads = copy / "again.safetensors", torch.get_num_threads()
+    try:
+        more = ["--threads", "1", "--seed", "1", "--limit", "120", "--out", str(made)]
+        assert main(["train", *words.split(), *more]) == 0
+    finally:
+        torch.set_num_threads(threads)
     ours, theirs = (repsim.load_model(file).state_dict() for file in (made, copy / "networks/noise/seed-1.safetensors"))
     assert all(bool((ours[key] == theirs[key]).all()) for key in ours)
 

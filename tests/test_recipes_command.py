@@ -68,6 +68,18 @@ def test_it_trains_and_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureF
     ]
 
 
+def test_the_number_of_threads_is_set_and_recorded(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        short(tmp_path / "net.safetensors", "--threads", 1, recipe="standard")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert load_model(tmp_path / "net.safetensors").provenance["record"]["cost"]["threads"] == 1
+    with pytest.raises(ValueError, match=exactly("train: --threads must be at least 1; got 0. Leave it out.")):
+        short(tmp_path / "other.safetensors", "--threads", 0)
+
+
 def test_an_early_end_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

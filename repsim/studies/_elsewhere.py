@@ -80,8 +80,9 @@ def _command(sibling: Path, missing: Path) -> str:
     usual = {setting.name: setting.default for setting in dataclasses.fields(kind)}
     changed = {name: value for name, value in record["settings"].items() if _plain(usual.get(name)) != value}
     sets = [f"--set {name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed.items()]
-    source = str(record.get("data", {}).get("train", "DATA")).split("/")[0]
-    parts = ["repsim train", record["recipe"], f"--data {source} --preset digits", *sets]
+    source = str(record.get("data", {}).get("train", "DATA")).removesuffix("/train")
+    threads = record.get("cost", {}).get("threads", 1)
+    parts = ["repsim train", record["recipe"], f"--data {source} --preset digits", *sets, f"--threads {threads}"]
     return " ".join([*parts, f"--seed {int(number.group())} --out {missing}"])
 
 
