@@ -141,7 +141,7 @@ def _shown(
         "network": network.name,
         "architecture": network.provenance["architecture"],
         "normalize": network.provenance["normalize"],
-        "weights_sha256": weights_digest({key: value.cpu() for key, value in network.net.state_dict().items()}),
+        "weights_sha256": weights_digest(network.net.state_dict()),
         "images": data.pixel_digest,
         "repsim": versions()["repsim-toolkit"],
     }

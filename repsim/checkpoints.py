@@ -209,7 +209,7 @@ def _unreadable(path: Path, got: str, do: str) -> ValueError:
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key in sorted(state):
-        value = state[key]
+        value = state[key].detach().cpu()
         digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -104,7 +104,7 @@ def train(
         "train_digest": data.digest,
     }
     network.to(device)
-    if data.images.shape[1] > 1:  # in this layout a CPU takes 1.4 times as many steps with ResNet-20
+    if data.images.shape[1] > 1:  # in this layout a core takes 1.4 times as many steps of a ResNet-20
         network.to(memory_format=torch.channels_last)
     learned = _mislabelled(data, recipe.label_noise, seed) if recipe.label_noise else data
     run = Run(network, _optimizer(network, recipe), _generator(seed), learned, seed)

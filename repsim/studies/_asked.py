@@ -172,7 +172,7 @@ def _check_layers(side: Activations, first: Activations) -> None:
 
 def _new_weights(network: Network, strategy: str, seen: dict[str, str]) -> str:
     """The digest of a network's weights, which no other network of its strategy may have."""
-    digest = weights_digest({key: value.detach().cpu() for key, value in network.net.state_dict().items()})
+    digest = weights_digest(network.net.state_dict())
     if digest in seen:
         got, advice = (
             f"the same weights in {seen[digest]} and {network.name}",

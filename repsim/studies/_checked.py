@@ -35,7 +35,7 @@ def check_groups(groups: Groups, function: str) -> None:
             must = f"networks of {group!r} must have one architecture"
             raise ValueError(message(function, must, got, "Make a group of each"))
         for network in networks:
-            digest = weights_digest({key: value.detach().cpu() for key, value in network.net.state_dict().items()})
+            digest = weights_digest(network.net.state_dict())
             where = f"{network.name!r} of {group!r}"
             if digest in known:
                 must, advice = "every network must have weights of its own", "A copy is no second seed; leave it out"

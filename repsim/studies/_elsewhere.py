@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -79,11 +80,14 @@ def _command(sibling: Path, missing: Path) -> str:
     kind = RECIPES[record["recipe"]]
     usual = {setting.name: setting.default for setting in dataclasses.fields(kind)}
     changed = {name: value for name, value in record["settings"].items() if _plain(usual.get(name)) != value}
-    sets = [f"--set {name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed.items()]
+    words = ["repsim", "train", record["recipe"]]
     source = str(record.get("data", {}).get("train", "DATA")).removesuffix("/train")
     threads = record.get("cost", {}).get("threads", 1)
-    parts = ["repsim train", record["recipe"], f"--data {source} --preset digits", *sets, f"--threads {threads}"]
-    return " ".join([*parts, f"--seed {int(number.group())} --out {missing}"])
+    words += ["--data", source, "--preset", "digits"]
+    for name, value in changed.items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    words += ["--threads", f"{threads}", "--seed", f"{int(number.group())}", "--out", str(missing)]
+    return shlex.join(words)
 
 
 def _plain(value: object) -> object:

@@ -70,8 +70,7 @@ def features(
     for network in networks:
         chosen = study_layers(network) if layers is None else layers
         side = extract(network, data, layers=chosen, reduction=reduction, progress=progress)
-        state = {key: value.detach().cpu() for key, value in network.net.state_dict().items()}
-        provenance = {**side.provenance, "weights_sha256": weights_digest(state)}
+        provenance = {**side.provenance, "weights_sha256": weights_digest(network.net.state_dict())}
         found[network.name] = replace(side, provenance=provenance)
     return found
 
