@@ -123,6 +123,31 @@ def _step(part: str) -> list[Step]:
     return [apply]
 
 
+#: What a reference to a function begins with that has a name in this process alone.
+THIS_PROCESS = "this_process:"
+_GIVEN: dict[str, Step] = {}
+
+
+def give(name: str, function: Step) -> str:
+    """Makes a function known by a name in this process, where it has no place of its own, as a lambda has none.
+
+    Args:
+        name: An identifier; a function of that name that was given before is replaced.
+        function: (images, generator) -> images.
+
+    Returns:
+        What `augmentation` knows it by; another process must give it again.
+
+    Raises:
+        ValueError: A name that is no identifier.
+    """
+    if not name.isidentifier():
+        advice = "Take letters, digits and underscores"
+        raise ValueError(message("augmentation", "the name of a function must be an identifier", repr(name), advice))
+    _GIVEN[name] = function
+    return THIS_PROCESS + name
+
+
 def users_function(reference: str) -> Step:
     """A function of the user's own, by its place, "package.module:function".
 
@@ -130,6 +155,8 @@ def users_function(reference: str) -> Step:
         ValueError: A text that is no such place, or a place where no function is.
     """
     module, _, attribute = reference.partition(":")
+    if reference.startswith(THIS_PROCESS) and attribute in _GIVEN:
+        return _GIVEN[attribute]
     if not all(name.isidentifier() for name in (*module.split("."), *attribute.split("."))):
         name = reference.partition(":")[0]
         advice = did_you_mean(name, ["none", *AUGMENTATIONS, "package.module:function"])

@@ -297,7 +297,7 @@ def test_functions_of_a_notebook_train_in_its_own_process(tmp_path: Path, monkey
     assert _jobs._processes(found, None, "cpu") == 1
     assert _jobs._processes(found, 1, "cpu") == 1
     text = (
-        "run_jobs: functions must be importable from other processes; got one of the main script or a notebook in "
+        "run_jobs: functions must be importable from other processes; got one of this process alone in "
         "mine, seed 0. Move it to a module of its own, or pass parallel=1."
     )
     with pytest.raises(ValueError, match=exactly(text)):

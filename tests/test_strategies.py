@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from repsim import load_data
+from repsim.augmentations import augmentation
 from repsim.recipes.mixup import Mixup
 from repsim.recipes.pgd import PGD
 from repsim.recipes.standard import Standard
@@ -149,14 +150,28 @@ class Darker:
         return x / 2
 
 
-def test_a_function_without_a_place_is_refused() -> None:
-    must = "strategy: a function must be reachable as module:function, as checkpoints record it so"
-    do = "Define it with def at the top of a module or a notebook."
+def test_any_callable_is_a_strategy_once_it_has_a_name() -> None:
+    x = torch.rand(3, 1, 4, 4)
+    for name, function in (("darker", Darker()), ("halved", lambda x, generator: x / 2), ("part", Darker().method)):
+        found = strategy(function, name=name)
+        assert (found.name, found.recipe, found.settings) == (name, "standard", {"augment": f"this_process:{name}"})
+        assert torch.equal(augmentation(found.settings["augment"])(x, torch.Generator()), x / 2)
+    with pytest.raises(ValueError, match=exactly(
+        "augmentation: the name of a function must be an identifier; got 'a b'. Take letters, digits and underscores."
+    )):  # fmt: skip
+        strategy(Darker(), name="a b")
+    with pytest.raises(ValueError, match="must exist; got 'this_process:gone' "):
+        augmentation("this_process:gone")
+
+
+def test_a_function_without_a_place_or_a_name_is_refused() -> None:
+    must = "strategy: a function that is not reachable as module:function must have a name, as checkpoints record it so"
+    do = "Pass name=, or define it with def at the top of a module."
 
     def inner(x: Tensor, generator: torch.Generator) -> Tensor:
         return x
 
-    name = "test_a_function_without_a_place_is_refused.<locals>.inner"
+    name = "test_a_function_without_a_place_or_a_name_is_refused.<locals>.inner"
     for function, place in (
         (inner, name),
         (lambda x, generator: x, name.replace("inner", "<lambda>")),

@@ -14,6 +14,7 @@ import torch
 
 from repsim._checks import message
 from repsim._progress import progress_bar
+from repsim.augmentations import THIS_PROCESS
 from repsim.checkpoints import read_checkpoint
 from repsim.data import ImageSet
 from repsim.recipes import Recipe, train
@@ -253,13 +254,14 @@ def _processes(left: Sequence[Job], parallel: int | None, device: str) -> int:
         raise ValueError(message("run_jobs", "parallel must be >= 1", f"{parallel}", "Leave it out, or pass 1"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(message("run_jobs", "device must be there", "cuda, and no GPU", 'Pass device="cpu"'))
-    local = [job for job in left if "__main__:" in job.recipe.augment + "+" + job.recipe.architecture]
+    near = ("__main__:", THIS_PROCESS)
+    local = [job for job in left if any(x in job.recipe.augment + "+" + job.recipe.architecture for x in near)]
     if local and parallel is None:
         return 1
     if local and parallel is not None and parallel > 1:
         must = "functions must be importable from other processes"
         advice = "Move it to a module of its own, or pass parallel=1"
-        raise ValueError(message("run_jobs", must, f"one of the main script or a notebook in {local[0].name}", advice))
+        raise ValueError(message("run_jobs", must, f"one of this process alone in {local[0].name}", advice))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     room = torch.cuda.device_count() if device == "cuda" else cores // max(job.threads for job in left)
     return min(parallel or max(1, room), len(left))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repsim._checks import did_you_mean, message
-from repsim.augmentations import AUGMENTATIONS, Step, amount, augmentation, users_function
+from repsim.augmentations import AUGMENTATIONS, Step, amount, augmentation, give, users_function
 from repsim.recipes import RECIPES, Recipe
 from repsim.recipes.standard import Standard
 
@@ -69,8 +69,9 @@ def strategy(spec: str | Step, *, name: str | None = None) -> Strategy:
         spec: Augmentations as `repsim.augmentations.augmentation` takes them, joined by "+"; among them may be one of
             "mixup:ALPHA", "cutmix:ALPHA" and "adversarial:EPS" (training on PGD adversarial inputs, steps of a quarter
             of the radius), and "label_noise:SHARE", which is harmful and there for comparison. "none" augments nothing.
-            Or a function (images (b, c, h, w) in [0, 1], generator) -> images, which must be reachable as
-            module:function, as checkpoints record it so.
+            Or any callable (images (b, c, h, w) in [0, 1], generator) -> images. Checkpoints record it as
+            module:function; one that is not reachable so, such as a lambda, needs a `name`, by which it is known in
+            this process alone: it trains without others, and a later process must make the strategy again.
         name: What tables and files call it; None is the text, or the function's name.
 
     Returns:
@@ -78,13 +79,13 @@ def strategy(spec: str | Step, *, name: str | None = None) -> Strategy:
 
     Raises:
         ValueError: An unknown name, an amount out of its range, two that cannot go together.
-        TypeError: A function that cannot be reached by its name.
+        TypeError: A callable without a place and without a name.
 
     Example:
         >>> strategy("crop:2+mixup").settings
         {'augment': 'crop:2'}
     """
-    text = spec if isinstance(spec, str) else _place(spec)
+    text = spec if isinstance(spec, str) else _place(spec, name)
     name = name or (text if isinstance(spec, str) else text.rpartition(":")[2])
     recipe, settings, notes, augments = "standard", dict[str, Any](), list[str](), list[str]()
     for part in (part.strip() for part in text.split("+")):
@@ -141,14 +142,16 @@ _KINDS = {
 }
 
 
-def _place(function: Callable[..., Any]) -> str:
-    """module:function, from where the function itself is found again."""
+def _place(function: Callable[..., Any], name: str | None) -> str:
+    """module:function, from where the function itself is found again; or its name in this process."""
     place = f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', None)}"
     try:
         found = users_function(place)
     except ValueError:
         found = None
-    if found is not function:
-        must = "a function must be reachable as module:function, as checkpoints record it so"
-        raise TypeError(message("strategy", must, place, "Define it with def at the top of a module or a notebook"))
-    return place
+    if found is function:
+        return place
+    if name is None:
+        must = "a function that is not reachable as module:function must have a name, as checkpoints record it so"
+        raise TypeError(message("strategy", must, place, "Pass name=, or define it with def at the top of a module"))
+    return give(name, function)
