@@ -13,6 +13,7 @@ from repsim._forward import name_of, provenance_of_network
 from repsim._progress import progress_bar
 from repsim.attacks import AttackFunction, ThreatModel, attack, pgd
 from repsim.attacks.checked import answers
+from repsim.attacks.foreign import library_of
 from repsim.attacks.gradient import check_eval
 from repsim.attacks.threat import Images, check_inside
 from repsim.data import ImageSet
@@ -26,7 +27,7 @@ def adversarial(
     data: ImageSet,
     threat: ThreatModel | str,
     *,
-    function: AttackFunction | None = None,
+    function: AttackFunction | Callable[..., Any] | None = None,
     steps: int = 20,
     step_size: float | None = None,
     restarts: int = 1,
@@ -46,7 +47,7 @@ def adversarial(
         net: The source: takes pixels in [0, 1], gives logits (n, k); in eval mode, in float32 or float64.
         data: The clean images.
         threat: The ball, or its text, as in "linf:8/255".
-        function: Any attack (network, x, y) -> moved x, held to the ball; None is `pgd` with the settings below.
+        function: Any attack that `attack` takes, held to the ball; None is `pgd` with the settings below.
         steps: Gradient evaluations per restart of `pgd`.
         step_size: Length of a step, in pixel units; None is 2.5 ε / steps, which reaches every point of the ball.
         restarts: Of `pgd`; each image keeps its worst.
@@ -120,6 +121,8 @@ def adversarial(
     }
     if function is None:
         record |= {"steps": steps, "step_size": step, "restarts": restarts, "seed": seed}
+    if library_of(function):
+        record |= {"library": library_of(function), "settings": repr(function)}
     if targets is not None:
         record["share_on_target"] = hit / len(data)
     return data.derived(torch.cat(moved), f"{called}({name_of(net)}, {threat})", record)

@@ -3,16 +3,16 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from repsim._checks import message
+from repsim.attacks.foreign import AttackFunction, as_function
 from repsim.attacks.gradient import check_eval, frozen, logits_of
 from repsim.attacks.threat import Images, ThreatModel, check_inside
-
-AttackFunction = Callable[[nn.Module, Images, Int[Tensor, " b"]], Images]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def attack(
     net: nn.Module,
     images: Images,
     labels: Int[Tensor, " b"],
-    function: AttackFunction,
+    function: AttackFunction | Callable[..., Any],
     threat: ThreatModel,
     *,
     targeted: bool = False,
@@ -50,8 +50,8 @@ def attack(
         net: Takes pixels in [0, 1], gives logits (b, k); in eval mode.
         images: What to move.
         labels: The labels; with `targeted` the classes that the network shall answer.
-        function: (network, images, labels) -> moved images, from anywhere: `fgsm` with its threat model bound, or an
-            attack of another library behind a lambda, as below.
+        function: (network, images, labels) -> moved images, from anywhere: `fgsm` with its threat model bound, say; or
+            an object of torchattacks or Foolbox, as it is. Their random starts are PyTorch's, see `torch.manual_seed`.
         threat: The ball that the attack promises to stay in.
         targeted: Whether `labels` are targets.
 
@@ -61,7 +61,7 @@ def attack(
     Raises:
         ValueError: A network in training mode, images outside [0, 1], labels that are no classes of the network, moved
             images of another shape or type, outside the ball or outside [0, 1], an attack that leaves the network in
-            training mode.
+            training mode, an object of another library that was set for another network, radius, norm or target.
         TypeError: An attack that takes other arguments, or returns no tensor.
 
     Cost:
@@ -75,16 +75,11 @@ def attack(
         >>> made.images.shape, made.success.shape
         (torch.Size([3, 1, 2, 2]), torch.Size([3]))
 
-        An attack in the manner of torchattacks, `bound = torchattacks.PGD(net, eps=8 / 255)`, holds its network:
+        Objects of other libraries go in as they are, `attack(net, x, y, torchattacks.PGD(net, eps=8 / 255), threat)` or
+        `attack(net, x, y, foolbox.attacks.LinfPGD(), threat)`; what takes other arguments, behind a lambda:
 
         >>> bound = lambda x, y: (x + 8 / 255).clamp(0, 1)
         >>> made = attack(net, x, y, lambda net, x, y: bound(x, y), threat)
-
-        One in the manner of Foolbox, `fool = foolbox.attacks.LinfPGD()`, takes the network wrapped, here
-        `wrap = lambda net: foolbox.PyTorchModel(net, bounds=(0, 1))`, and returns (raw, clipped, success):
-
-        >>> wrap, fool = nn.Identity, lambda model, x, y, *, epsilons: (x, (x + epsilons).clamp(0, 1), y == y)
-        >>> made = attack(net, x, y, lambda net, x, y: fool(wrap(net), x, y, epsilons=8 / 255)[1], threat)
     """
     threat.check(images, "attack")
     check_eval(net, "attack")
@@ -97,6 +92,7 @@ def attack(
     if low < 0 or high >= logits.shape[1]:
         must = f"labels must be classes of the network, 0 to {logits.shape[1] - 1}"
         raise ValueError(message("attack", must, f"{low} to {high}", "Choose the data it was trained for"))
+    function = as_function(function, net, threat, targeted=targeted)
     _check_takes(function, net, images, labels)
     # An attack that works in place moves its own copy, not what it is measured against.
     with frozen(net):
