@@ -464,9 +464,13 @@ def test_every_recipe_has_presets_with_a_source(name: str, preset: str) -> None:
     assert find_architecture(recipe.architecture) is not None
     assert recipe.normalize is None or recipe.normalize in NORMALIZATIONS
     assert kind(**json.loads(json.dumps(asdict(recipe)))) == recipe
-    of_the_data = {"digits": "digits_resnet8", "mnist": "small_conv_mnist", "cifar10": ("resnet", "wrn28")}
+    of_the_data = {
+        "digits": ("digits_resnet8", "digits_conv"),
+        "mnist": "small_conv_mnist",
+        "cifar10": ("resnet", "wrn28"),
+    }
     assert recipe.architecture.startswith(of_the_data[preset])
-    assert (recipe == kind()) == (preset == "digits")
+    assert (recipe == kind()) == (not kind.PRESETS[preset].settings)
     assert kind.preset(preset, epochs=2, weight_decay=0.0) == kind(
         **{**kind.PRESETS[preset].settings, "epochs": 2, "weight_decay": 0.0}
     )

@@ -12,6 +12,7 @@ from torch import nn
 from repsim import ImageSet, load_data
 from repsim.attacks import ThreatModel
 from repsim.recipes import RECIPES, Trained, accuracy, train
+from repsim.recipes.macer import MACER
 from repsim.recipes.noisy_pretraining import NoisyPretraining
 from repsim.recipes.standard import Standard
 
@@ -78,18 +79,18 @@ def test_mixup_keeps_the_accuracy() -> None:
     assert min(trained("mixup", seed).record["scores"]["accuracy"] for seed in SEEDS) > 0.95
 
 
-def test_macer_keeps_the_certified_radii_of_its_hinge_turned_off() -> None:
-    # The gain, 0.003 where it was measured, is within what another number of threads changes. A hinge that harms, as
-    # one of weight 4 at a higher rate did, loses 0.07.
-    few = load_data("digits", limit=60)
-    gained = []
+def test_the_hinge_of_macer_widens_certified_radii() -> None:
+    few, gained = load_data("digits", limit=300), []
     for seed in SEEDS:
-        with_hinge, without = (
-            mean_radius(trained("macer", seed, sigma=0.5, weight=weight, epochs=5).network, few, 0.5)
+        hinge, none = (
+            train(MACER.preset("digits", sigma=0.5, weight=weight), digits(), digits("test"), seed=seed, name="macer")
             for weight in (1.0, 0.0)
         )
-        gained.append(with_hinge - without)
-    assert float(np.mean(gained)) > -0.03
+        assert hinge.record["scores"]["accuracy"] > 0.9
+        gained.append(mean_radius(hinge.network, few, 0.5) - mean_radius(none.network, few, 0.5))
+    # 0.014 to 0.021 where it was measured.
+    assert min(gained) > 0
+    assert float(np.mean(gained)) >= 0.008
 
 
 def test_noisy_pretraining_keeps_certified_radii_through_clean_finetuning_on_other_classes() -> None:
@@ -100,21 +101,19 @@ def test_noisy_pretraining_keeps_certified_radii_through_clean_finetuning_on_oth
         return digits().take(rows[0]), digits("test").take(rows[1])
 
     pretrained_on, finetuned_on = classes(5), classes(0)
-    few = finetuned_on[1].take(list(range(60)))
+    few = finetuned_on[1].take(list(range(150)))
 
     def finetuned(seed: int, **settings: Any) -> Trained:
-        pretraining = NoisyPretraining(finetune_epochs=0, **settings)
+        pretraining = NoisyPretraining.preset("digits", finetune_epochs=0, **settings)
         start = train(pretraining, *pretrained_on, seed=seed, name="pretrained", progress=False).network
-        finetuning = Standard(epochs=15, learning_rate=0.03)
+        finetuning = Standard(architecture="digits_conv", epochs=60, learning_rate=0.003)
         return train(finetuning, *finetuned_on, seed=seed, name="finetuned", start=start, progress=False)
 
     gained = []
-    for seed in SEEDS:
+    for seed in (*SEEDS, 2):
         mixed, clean = finetuned(seed), finetuned(seed, sigmas=(0.0,))
         accuracies = [made.record["scores"]["accuracy"] for made in (mixed, clean)]
         assert accuracies[0] > accuracies[1] - 0.03
-        gained += [
-            mean_radius(mixed.network, few, sigma) - mean_radius(clean.network, few, sigma) for sigma in (0.25, 0.5)
-        ]
-    # The mean of four was 0.03 and 0.05 with different numbers of threads, single ones from -0.01 to 0.10.
-    assert float(np.mean(gained)) >= 0.01
+        gained.append([mean_radius(mixed.network, few, s) - mean_radius(clean.network, few, s) for s in (0.25, 0.5)])
+    # On average 0.041 at σ = 0.25 and 0.10 at σ = 0.5 where four seeds were measured; the least was 0.027.
+    assert min(np.mean(gained, axis=0)) >= 0.03

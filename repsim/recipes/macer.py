@@ -2,8 +2,9 @@
 
 Of several noisy copies of an image the mean answer is taken. The loss is the cross-entropy of that mean plus a hinge on
 the radius σ/2 · (Φ⁻¹(p_y) − Φ⁻¹(p_2)) of the images that are answered right. From random weights few are, and on small
-data the hinge then costs more than it gives; hence the warm-up. On the digits it gives little even so: at σ = 0.5 the
-average certified radius of two networks rises from 0.377 (λ = 0) to 0.380, and larger λ lowers it.
+data the hinge then costs more than it gives; hence the warm-up. On the digits at σ = 0.5, with the preset, λ = 1 raises
+the average certified radius of three networks from 0.406 (λ = 0) to 0.422 and lowers their accuracy from 0.974 to
+0.963; λ = 2 gives 0.419. A residual network with batch normalisation gains 0.003.
 """
 
 import math
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe, Stage
+from repsim.recipes._recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
 from repsim.recipes.noise import Noise
 
 
@@ -33,7 +34,10 @@ class MACER(Recipe):
     sharpness: float = 16.0  # β: factor on the logits inside the hinge
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
-        "digits": DIGITS,
+        "digits": Preset(
+            {"architecture": "digits_conv", "epochs": 20, "warmup_epochs": 20, "learning_rate": 0.01},
+            "this project: a small convolutional network on 8×8 images",
+        ),
         "mnist": Preset(
             {**MNIST, "epochs": 20, "warmup_epochs": 20, "warmup_learning_rate": 0.05},
             "the authors' main.py for the loss, but λ = 1; network, warm-up and schedule are this project's",
