@@ -33,8 +33,8 @@ def prepare_sides(
         raise ValueError(message(function, "tasks are for measures of answers", metric_name(metric), advice))
     else:
         states = metric.prepare_tasks(layers, _checked(tasks, a.n, function))
-    split = len(a)
-    return {name: (s[:split], s[:split] if a is b else s[split:]) for name, s in states.items()}
+    # One list for both sides tells a metric that half of its pairs are the other half again.
+    return {name: (s, s) if a is b else (s[: len(a)], s[len(a) :]) for name, s in states.items()}
 
 
 def check_sides(a: Samples, b: Samples, metric: Metric, function: str) -> None:

@@ -17,6 +17,7 @@ import torch
 import repsim
 from repsim import Activations, CautionWarning, SimilarityMatrix, compare
 from repsim._files import sha256_of
+from repsim._spectrum import direction_products
 from repsim.metrics import METRICS, Cross
 from repsim.metrics.cka import CKA
 from repsim.similarity import versions, within_bounds
@@ -436,6 +437,20 @@ def test_a_network_with_itself_is_as_with_its_copy(metric: str) -> None:
     assert sorted(same.details) == sorted(copy.details)
     for name in same.details:
         np.testing.assert_allclose(same.details[name], copy.details[name], rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_with_itself_is_one_list_of_layers_for_the_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def noted(rows: Any, cols: Any) -> Any:
+        seen.append(rows is cols)
+        return direction_products(rows, cols)
+
+    monkeypatch.setattr("repsim.metrics._spectral.direction_products", noted)
+    a, b = (Activations.from_arrays({"x": torch.rand(40, 3), "y": torch.rand(40, 4)}) for _ in range(2))
+    for side in (a, b):
+        compare(a, side, "mean_cca")
+    assert seen == [True, False]  # half the pairs are the other half again; a measure that is not told does both
 
 
 @pytest.mark.filterwarnings("ignore::repsim.CautionWarning")
