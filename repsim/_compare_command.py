@@ -26,6 +26,7 @@ from repsim._console import (
     read_tasks,
 )
 from repsim._files import whole_file, write_text
+from repsim._forward import select_layers
 from repsim.activations import Activations
 from repsim.data import ImageSet
 from repsim.extraction import extract
@@ -72,6 +73,8 @@ def compare_command(arguments: argparse.Namespace) -> None:
     metrics = [get_metric(m) for m in arguments.metric or (["cka_minibatch"] if arguments.live else ["cka", "td"])]
     groups = read_tasks(arguments.tasks) if arguments.tasks else {}
     networks = _networks(arguments)
+    for network in networks:
+        select_layers(network, arguments.layers)  # a wrong name is told of before an attack, not after
     data = asked_images(arguments)
     tasks = {name: _task(name, of, data, arguments.tasks) for name, of in groups.items()}
     shown = conditions(arguments, networks, data)

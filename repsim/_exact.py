@@ -21,6 +21,7 @@ from repsim._linalg import working_dtype
 from repsim._memory import available_memory
 from repsim._pairs import hsic
 from repsim._pool import Pool, Side, device, dtypes, read, widths
+from repsim._precision import full_precision
 from repsim._progress import progress_bar
 from repsim.metrics._base import Cross, constant_reasons
 from repsim.metrics._streaming import HOLLOW, SHORT, Constancy
@@ -34,6 +35,7 @@ _AGAIN = 256
 _SAMPLE = 512
 
 
+@full_precision()
 def exact_cka(sides: Sequence[Side], debiased: bool, show: bool) -> Cross:
     """CKA of all pairs of layers of two sides, or of one with itself.
 

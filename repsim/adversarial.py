@@ -189,4 +189,5 @@ def _towards(moved: Images, clean: Tensor) -> Tensor:
 
 def _called(function: AttackFunction) -> str:
     inside = function.func if isinstance(function, functools.partial) else function
-    return getattr(inside, "__name__", None) or type(inside).__name__
+    name = getattr(inside, "__name__", None) or type(inside).__name__
+    return "attack" if name == "<lambda>" else name

@@ -17,6 +17,7 @@ from repsim import _softmax as softmax
 from repsim._certificate import Certificates, certify
 from repsim._checks import ABSENT, check_labels, is_finite, message
 from repsim._frame import Frame, padded
+from repsim._precision import full_precision
 from repsim._precondition import inverse_hessians
 from repsim._progress import progress_bar
 
@@ -78,6 +79,7 @@ class LayerProbes:
         return self._frame.head(self._weights[task][fold, penalty])
 
 
+@full_precision()
 def fit_probes(
     layers: Sequence[Float[Tensor, "n _p"]],
     tasks: Mapping[str, Int[Tensor, " n"]],

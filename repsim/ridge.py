@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from repsim._checks import message
+from repsim._precision import full_precision
 from repsim._spectrum import direction_products, spectra
 from repsim.activations import Activations, check_same_samples
 from repsim.metrics import METRICS
@@ -76,6 +77,7 @@ class LambdaCurve:
         )
 
 
+@full_precision()
 def lambda_curve(a: Activations, b: Activations, penalties: Sequence[float] | None = None) -> LambdaCurve:
     """TD over white-noise tasks and GULP of every pair of layers at every penalty, from one decomposition per layer.
 

@@ -155,6 +155,8 @@ def test_any_attack_is_held_to_the_ball(trained: Network, digits: ImageSet) -> N
     assert made.condition == "noise(digits_standard, linf:0.1)"
     assert (made.record["attack"], "steps" in made.record) == ("noise", False)
     bound: AttackFunction = functools.partial(fgsm, threat=threat)
+    unnamed = adversarial(trained, few, threat, function=lambda net, x, y: x)
+    assert unnamed.condition == "attack(digits_standard, linf:0.1)"
     assert adversarial(trained, few, threat, function=bound).condition == "fgsm(digits_standard, linf:0.1)"
     with pytest.raises(ValueError, match=r"\Aattack: the change must stay within linf:0\.05; got 0\.1"):
         adversarial(trained, few, "linf:0.05", function=noise)

@@ -516,6 +516,7 @@ class Argmax(nn.Module):
             ATTACK,
             "attack: labels must be classes of the network, 0 to 4; got 0 to 9. Choose the data it was trained for.",
         ),
+        (STANDARD, [*ATTACK, "--layers", "layer9.*"], "extract: "),
         (STANDARD, [*ATTACK, "--attack-steps", -1], "pgd: steps must be >= 0; got -1. Ask for 20."),
         (STANDARD, [*ATTACK, "--attack-restarts", 0], "pgd: restarts must be >= 1; got 0. Leave it out."),
         (STANDARD, ["--attack-a", "l2:9"], "attack: eps of l2 must be at most √(pixels) = 8 for images of 64; got 9. "),

@@ -10,8 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._checks import message
+from repsim._precision import full_precision
 
 Invariance = Literal["orthogonal", "scale", "shift", "invertible"]
+
+#: The methods of metrics that compute.
+_COMPUTES = ("prepare", "prepare_tasks", "cross", "permuted", "bootstrapped", "update")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Metric(ABC):
 
     A subclass is a frozen dataclass of settings, and its repr rebuilds it. Layers are prepared once each, so
     a matrix of r rows and c columns costs r + c preparations; all pairs are then crossed at once.
+
+    Whatever a subclass computes is computed in full precision, see `full_precision`.
     """
 
     kind: ClassVar[Literal["similarity", "distance"]]
@@ -43,6 +49,12 @@ class Metric(ABC):
     symmetric: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     cost: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _COMPUTES:
+            if name in cls.__dict__:
+                setattr(cls, name, full_precision()(cls.__dict__[name]))
 
     @property
     @abstractmethod

@@ -1,0 +1,129 @@
+"""Float32 is float32 while repsim computes, and what the program around has set afterwards."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import repsim
+from repsim import Activations, ImageSet, compare, fit_probes, lambda_curve
+from repsim._precision import full_precision
+from repsim.metrics import METRICS
+from repsim.metrics.cka import CKA
+
+OF_EACH = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+
+
+def state() -> tuple[object, ...]:
+    """Every switch that decides what float32 products are made of."""
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the switches of the backends alone were set
+        overall = "mixed"
+    each = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if OF_EACH else ()
+    return overall, *(backend.fp32_precision for backend in each)
+
+
+@pytest.fixture(autouse=True)
+def _left_as_found() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def allow(value: str) -> Callable[[], None]:
+    return lambda: torch.set_float32_matmul_precision(value)
+
+
+def allow_on_cuda() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+CHOICES = [allow("highest"), allow("high"), allow("medium"), *([allow_on_cuda] if OF_EACH else [])]
+
+
+def layers() -> Activations:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=generator)
+    return Activations.from_arrays({"a": x, "b": x.relu()}, labels=np.arange(40) % 2)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_switches_are_off_inside_and_as_they_were_outside(choice: Callable[[], None]) -> None:
+    choice()
+    before = state()
+    with full_precision(), full_precision():
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert set(state()[1:]) <= {"ieee"}
+    assert state() == before
+    with pytest.raises(KeyError), full_precision():
+        raise KeyError
+    assert state() == before
+
+
+def test_measures_of_others_compute_in_full_precision_too() -> None:
+    seen: dict[str, str] = {}
+
+    @dataclass(frozen=True)
+    class Noted(CKA):
+        def prepare(self, layers: Any, labels: Tensor | None = None) -> Any:
+            seen["prepare"] = torch.get_float32_matmul_precision()
+            return super().prepare(layers, labels)
+
+        def cross(self, rows: Any, cols: Any) -> Any:
+            seen["cross"] = torch.get_float32_matmul_precision()
+            return super().cross(rows, cols)
+
+    torch.set_float32_matmul_precision("high")
+    states = Noted().prepare([layers()["a"]])
+    Noted().cross(states, states)
+    assert seen == {"prepare": "highest", "cross": "highest"}
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.parametrize("metric", ["cka", "cka_minibatch"])
+def test_live_comparisons_are_in_full_precision(metric: str) -> None:
+    seen: set[str] = set()
+
+    class Noted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(torch.get_float32_matmul_precision())
+            return x
+
+    net = nn.Sequential(nn.Flatten(), Noted(), nn.Linear(16, 4)).eval()
+    images = ImageSet(torch.rand(12, 1, 4, 4), torch.arange(12) % 2, tuple(map(str, range(12))), "twelve")
+    torch.set_float32_matmul_precision("medium")
+    side = repsim.live(net, images, layers="2", progress=False)
+    seen.clear()
+    compare(side, side, metric)
+    assert seen == {"highest"}
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_probes_and_the_curve_are_fitted_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen.append(torch.get_float32_matmul_precision())
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr("repsim.probes._check", noted(repsim.probes._check))
+    monkeypatch.setattr("repsim.ridge.spectra", noted(repsim.ridge.spectra))
+    torch.set_float32_matmul_precision("high")
+    side = layers()
+    assert side.labels is not None
+    fit_probes([side["a"]], {"task": side.labels}, torch.arange(40)[None] < 30, penalties=[0.01])
+    lambda_curve(side, side, [0.1])
+    assert seen == ["highest", "highest"]
+
+
+def test_every_measure_is_watched() -> None:
+    for metric in METRICS.values():
+        for name in ("prepare", "cross"):
+            assert hasattr(getattr(type(metric), name), "__wrapped__")
