@@ -26,9 +26,10 @@ class SpectralMetric(Metric):
     def cross(self, rows: Sequence[Spectrum], cols: Sequence[Spectrum]) -> Cross:
         values = torch.full((len(rows), len(cols)), math.nan, dtype=torch.float64)
         for i, j, products in direction_products(rows, cols):
-            values[i, j] = self.pair(products, rows[i], cols[j])
             if rows is cols and i != j:
-                values[j, i] = values[i, j] if self.symmetric else self.pair(products.T, cols[j], rows[i])
+                values[i, j], values[j, i] = self.both(products, rows[i], cols[j])
+            else:
+                values[i, j] = self.pair(products, rows[i], cols[j])
         details, cautions = self.beside(rows, cols)
         shared = {
             "rank_row": pairs(rows, cols, lambda a, b: a.rank),
@@ -45,6 +46,11 @@ class SpectralMetric(Metric):
             row: The row layer.
             col: The column layer.
         """
+
+    def both(self, products: Float[Tensor, "r q"], row: Spectrum, col: Spectrum) -> tuple[Tensor, Tensor]:
+        """The value of two layers, and that of the two in the other order."""
+        value = self.pair(products, row, col)
+        return value, value if self.symmetric else self.pair(products.T, col, row)
 
     @abstractmethod
     def beside(self, rows: Sequence[Spectrum], cols: Sequence[Spectrum]) -> tuple[Mapping[str, Tensor], list[str]]:

@@ -98,13 +98,24 @@ class CCA(SpectralMetric):
         if self.summary == "mean":
             return singular_values(products, row.single).clamp_max(1).sum() / count
         left, rho, _ = torch.linalg.svd(products, full_matrices=False)
-        weight = (left.T @ row.coordinates).abs().sum(1)
-        return (weight * rho.clamp_max(1)).sum() / weight.sum()
+        return _weighted(rho, left.T, row)
+
+    def both(self, products: Float[Tensor, "r q"], row: Spectrum, col: Spectrum) -> tuple[Tensor, Tensor]:
+        if self.symmetric:
+            return super().both(products, row, col)
+        left, rho, right = torch.linalg.svd(products, full_matrices=False)
+        return _weighted(rho, left.T, row), _weighted(rho, right, col)
 
     def beside(self, rows: Sequence[Spectrum], cols: Sequence[Spectrum]) -> tuple[Mapping[str, Tensor], list[str]]:
         n = rows[0].n
         chance = pairs(rows, cols, lambda a, b: min(1.0, max(a.rank, b.rank) / (n - 1)))
         return {"chance_mean_rho2": chance}, few_samples(rows, cols, "a mean ρ²")
+
+
+def _weighted(rho: Float[Tensor, " k"], directions: Float[Tensor, "k r"], layer: Spectrum) -> Tensor:
+    """Canonical correlations, each weighted by how much of a layer its direction carries."""
+    weight = (directions @ layer.coordinates).abs().sum(1)
+    return (weight * rho.clamp_max(1)).sum() / weight.sum()
 
 
 METRICS = {
