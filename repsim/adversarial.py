@@ -52,7 +52,8 @@ def adversarial(
         step_size: Length of a step, in pixel units; None is 2.5 ε / steps, which reaches every point of the ball.
         restarts: Of `pgd`; each image keeps its worst.
         targets: (n,) classes that the network shall answer; None moves away from the labels.
-        seed: Of the random starts. An image's start depends on the seed and its id alone, not on the other images.
+        seed: Of the random starts. With `pgd` an image's start depends on the seed and its id alone; another function
+            finds PyTorch's own random numbers started from the seed and the batch.
         batch_size: Images per attack.
         rounded: Keep grey levels (uint8), rounded towards the clean image so that the ball holds; `data` must be uint8.
         progress: Show a bar when it takes more than two seconds.
@@ -88,14 +89,16 @@ def adversarial(
             aim = labels if targets is None else targets[rows].to(device)
             settings = {"steps": steps, "step_size": step, "restarts": restarts, "targeted": targets is not None}
             generators = data.generators(rows, seed, "adversarial")
-            made = attack(
-                net,
-                x.to(device, kind),
-                aim,
-                function or (lambda n, x, y, s=settings, g=generators: pgd(n, x, y, threat, generator=g, **s)),
-                threat,
-                targeted=targets is not None,
-            )
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(generators[0].initial_seed())
+                made = attack(
+                    net,
+                    x.to(device, kind),
+                    aim,
+                    function or (lambda n, x, y, s=settings, g=generators: pgd(n, x, y, threat, generator=g, **s)),
+                    threat,
+                    targeted=targets is not None,
+                )
             kept = made.images.float().cpu()
             kept = _towards(kept, data.images[rows]) if rounded else kept
             pixels = kept.float().div(255) if rounded else kept
@@ -116,16 +119,21 @@ def adversarial(
         "source": {"network": name_of(net), **provenance_of_network(net)},
         "n": len(data),
         "rounded": rounded,
+        "seed": seed,
         "clean_accuracy": right / len(data),
         "adversarial_accuracy": right_after / len(data),
     }
     if function is None:
-        record |= {"steps": steps, "step_size": step, "restarts": restarts, "seed": seed}
+        record |= {"steps": steps, "step_size": step, "restarts": restarts}
     if library_of(function):
         record |= {"library": library_of(function), "settings": repr(function)}
     if targets is not None:
         record["share_on_target"] = hit / len(data)
-    return data.derived(torch.cat(moved), f"{called}({name_of(net)}, {threat})", record)
+    said = [name_of(net), str(threat)]
+    said += ["targeted"] if targets is not None else []
+    said += [f"{restarts} restarts"] if restarts > 1 else []
+    said += [f"steps of {step_size:g}"] if step_size is not None else []
+    return data.derived(torch.cat(moved), f"{called}({', '.join(said)})", record)
 
 
 def under(net: nn.Module, data: object, condition: Condition, *, progress: bool = True) -> ImageSet:
@@ -147,6 +155,11 @@ def under(net: nn.Module, data: object, condition: Condition, *, progress: bool 
         raise TypeError(message("extract", "an attack needs an ImageSet", type(data).__name__, advice))
     if isinstance(condition, ThreatModel | str):
         return adversarial(net, data, condition, progress=progress)
+    if library_of(condition):
+        advice = "Pass functools.partial(adversarial, threat=..., function=...) with it"
+        raise TypeError(
+            message("extract", "attack must make an ImageSet", f"an object of {library_of(condition)}", advice)
+        )
     made = condition(net, data)
     if not isinstance(made, ImageSet):
         advice = 'Pass a text such as "linf:8/255", or functools.partial(adversarial, threat=...)'

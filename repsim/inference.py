@@ -238,6 +238,8 @@ def _compared(a: Activations, b: Activations, metric: Metric, function: str) -> 
     started = time.time()
     states = prepare_sides(a, b, metric, function)[""]
     value = labelled(a, b, metric, metric.cross(*states), started)
+    if function != "permutation_test" and metric.bootstrap_caution:
+        value = replace(value, cautions=(*value.cautions, metric.bootstrap_caution))
     announce(value, function, stacklevel=4)
     return value, states
 

@@ -125,7 +125,7 @@ def fit_probes(
     """
     layers = list(layers)
     n = len(layers[0]) if layers else 0
-    train = train.bool()
+    train = train.cpu().bool()
     sets = train[None].long() if resamples is None else torch.cat([train[None].long(), resamples.cpu().long()])
     _check(layers, tasks, train, sets, penalties, n, tol)
     plan = _Plan.make(tasks, train, sets, penalties)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduction", default="mean", help="mean (default), max, pool:K, flatten, cls, mean_tokens")
     parser.add_argument("--device", help='where networks run, as in "cuda"')
     parser.add_argument("--threat", default="linf", help="norm of the attacks, linf (default) or l2")
-    parser.add_argument("--eps", default="2/255,4/255,8/255", help="their radii; default: %(default)s")
+    parser.add_argument("--eps", metavar="EPS,EPS", help="their radii; default: 2/255,4/255,8/255, of l2 0.25,0.5,1")
     parser.add_argument("--steps", type=int, default=20, help="of PGD; default: %(default)s")
     text = "repeatable: a group and the folder of repsim train --snapshots, for dynamics"
     parser.add_argument("--snapshots", action="append", default=[], metavar="NAME=DIR", help=text)
@@ -51,7 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
     from repsim.attacks import ThreatModel
     from repsim.studies.robustness import left_out, robustness
 
-    eps = [ThreatModel.parse(f"{arguments.threat}:{radius}").eps for radius in arguments.eps.split(",")]
+    eps = None
+    if arguments.eps is not None:
+        eps = [ThreatModel.parse(f"{arguments.threat}:{radius}").eps for radius in arguments.eps.split(",")]
     groups = _groups(arguments, "networks", arguments.networks)
     sizes: dict[str, dict[str, list[Network]]] = {}
     for named, networks in _groups(arguments, "sizes", arguments.sizes).items():

@@ -25,6 +25,8 @@ from repsim.similarity import versions
 if TYPE_CHECKING:
     import pandas as pd
 
+#: The largest σ that is taken for one in pixels of [0, 1], and not in grey levels.
+MOST_NOISE = 5.0
 #: The answer where the draws do not tell which class is the most frequent.
 ABSTAIN = -1
 
@@ -311,6 +313,9 @@ def check_settings(function: str, sigma: float, alpha: float, *, n: int, n0: int
     if not 0 < sigma < math.inf:
         advice = "Pass the noise's standard deviation in pixels of [0, 1], as in 0.25"
         raise ValueError(message(function, "sigma must be positive and finite", f"{sigma}", advice))
+    if sigma > MOST_NOISE:
+        advice = f"Pixels are in [0, 1]: write {sigma:g}/255 where you mean {sigma:g} of 255 grey levels"
+        raise ValueError(message(function, f"sigma must be at most {MOST_NOISE:g}", f"{sigma:g}", advice))
     if not 0 < alpha < 0.5:
         raise ValueError(message(function, "alpha must be in (0, 0.5)", f"{alpha}", "0.001 is usual"))
     for name, draws in (("n0", n0), ("n", n)):

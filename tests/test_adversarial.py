@@ -155,6 +155,8 @@ def test_any_attack_is_held_to_the_ball(trained: Network, digits: ImageSet) -> N
     assert made.condition == "noise(digits_standard, linf:0.1)"
     assert (made.record["attack"], "steps" in made.record) == ("noise", False)
     bound: AttackFunction = functools.partial(fgsm, threat=threat)
+    aimed = adversarial(trained, few, threat, steps=2, restarts=2, step_size=0.05, targets=(few.labels + 1) % 10)
+    assert aimed.condition == "pgd-2(digits_standard, linf:0.1, targeted, 2 restarts, steps of 0.05)"
     unnamed = adversarial(trained, few, threat, function=lambda net, x, y: x)
     assert unnamed.condition == "attack(digits_standard, linf:0.1)"
     assert adversarial(trained, few, threat, function=bound).condition == "fgsm(digits_standard, linf:0.1)"

@@ -1,5 +1,6 @@
 """Attacks: threat models, ascent held against closed forms of linear networks, and the checks around any attack."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -640,6 +641,27 @@ def test_a_generator_per_image_makes_starts_that_depend_on_no_other_image(norm: 
 
     torch.testing.assert_close(moved([4, 1]), moved(range(6))[[4, 1]], atol=1e-6, rtol=0)
     assert not torch.equal(moved([4, 1]), x[[4, 1]])
+
+
+@pytest.mark.parametrize("eps", [np.float32(0.25), np.float64(0.25), 1 / 4])
+def test_radii_of_any_kind_of_number_have_one_text(eps: Any) -> None:
+    assert str(ThreatModel("linf", eps)) == "linf:0.25"
+
+
+@pytest.mark.parametrize("eps", [True, "8/255", torch.tensor(0.1), None])
+def test_what_is_no_number_is_no_radius(eps: Any) -> None:
+    text = f"ThreatModel: eps must be a number; got {eps!r}. "
+    with pytest.raises(
+        TypeError, match=exactly(text + 'Write 8/255, or parse a text: ThreatModel.parse("linf:8/255").')
+    ):
+        ThreatModel("linf", eps)
+
+
+def test_the_text_of_a_threat_model_will_do() -> None:
+    net, (x, y) = linear(), images()
+    threat = ThreatModel("linf", 0.1)
+    made = attack(net, x, y, functools.partial(fgsm, threat=threat), "linf:0.1")
+    assert torch.equal(made.images, fgsm(net, x, y, threat))
 
 
 # --- Any attack, held to the same rules -------------------------------------------------------------------------

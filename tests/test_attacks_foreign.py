@@ -1,5 +1,6 @@
 """Objects of torchattacks and Foolbox, held against this project's own attacks and to the same rules."""
 
+import functools
 import importlib
 import warnings
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from repsim import ImageSet
+from repsim import ImageSet, extract
 from repsim.adversarial import adversarial
 from repsim.attacks import ThreatModel, attack, fgsm, pgd
 from tests.conftest import exactly
@@ -74,6 +75,12 @@ def labels_as_targets(net: nn.Module) -> Any:
     return made
 
 
+def least_likely(net: nn.Module) -> Any:
+    made = torchattacks.FGSM(net, eps=0.1)
+    made.set_mode_targeted_least_likely(quiet=True)
+    return made
+
+
 @pytest.mark.parametrize(
     ("function", "text"),
     [
@@ -88,8 +95,21 @@ def labels_as_targets(net: nn.Module) -> Any:
         ),
         (
             labels_as_targets,
-            "attack: targeted=False must be what the attack is set to; got mode 'targeted(label)'. "
-            "Call its set_mode_targeted_by_label() for targets, or set_mode_default() for labels.",
+            "attack: targeted=False must be what the attack is set to, 'default'; got 'targeted(label)'. Call its "
+            "set_mode_targeted_by_label() and pass targets with targeted=True, or set_mode_default().",
+        ),
+        (
+            least_likely,
+            "attack: targeted=False must be what the attack is set to, 'default'; got 'targeted(least-likely)'. Call "
+            "its set_mode_targeted_by_label() and pass targets with targeted=True, or set_mode_default().",
+        ),
+        (
+            lambda net: torchattacks.PGDL2(net, eps=0.1),
+            "attack: the attack must be made for the norm of linf:0.1; got PGDL2, for l2. Choose another attack.",
+        ),
+        (
+            lambda net: torchattacks.APGD(net, norm="L2", eps=0.1),
+            "attack: the attack must be made for the norm of linf:0.1; got APGD, for l2. Choose another attack.",
         ),
         (
             lambda net: foolbox.attacks.L2PGD(),
@@ -115,3 +135,63 @@ def test_adversarial_sets_say_whose_attack_made_them() -> None:
     assert made.record["library"] == "torchattacks"
     assert made.record["settings"] == repr(function)
     torch.testing.assert_close(made.images, fgsm(net, x, y, ThreatModel("linf", 0.1)), atol=1e-6, rtol=0)
+
+
+def test_the_seed_decides_the_random_starts_of_others_too() -> None:
+    net, (x, y) = linear(), images(n=10)
+    data = ImageSet(x, y, tuple(str(i) for i in range(len(x))), "ten")
+    function = torchattacks.PGD(net, eps=0.1, alpha=0.01, steps=1)
+    one, again, other = (
+        adversarial(net, data, "linf:0.1", function=function, seed=seed, progress=False) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one.images, again.images)
+    assert not torch.equal(one.images, other.images)
+    assert other.record["seed"] == 2
+
+
+def many(net: nn.Module) -> Any:
+    return torchattacks.MultiAttack([torchattacks.FGSM(net, eps=0.1), torchattacks.PGDL2(net, eps=0.1)])
+
+
+def test_every_attack_inside_another_is_held_to_the_threat() -> None:
+    net, (x, y) = linear(), images()
+    text = "attack: the attack must be made for the norm of linf:0.1; got PGDL2, for l2. Choose another attack."
+    with pytest.raises(ValueError, match=exactly(text)):
+        attack(net, x, y, many(net), ThreatModel("linf", 0.1))
+    both = torchattacks.MultiAttack([torchattacks.PGDL2(net, eps=0.1, steps=2, alpha=0.1) for _ in range(2)])
+    assert attack(net, x, y, both, ThreatModel("l2", 0.1)).images.shape == x.shape
+
+
+def test_an_object_that_names_no_norm_is_held_to_the_ball_alone() -> None:
+    net, (x, y) = linear(), images()
+    assert attack(net, x, y, torchattacks.VANILA(net), ThreatModel("l2", 0.1)).images.equal(x)
+    with pytest.raises(ValueError, match=r"\Aattack: the change must stay within l2:0.1; got "):
+        attack(net, x, y, torchattacks.GN(net, std=0.2), ThreatModel("l2", 0.1))
+
+
+def test_what_does_not_aim_takes_no_targets() -> None:
+    net, (x, y) = linear(), images()
+    text = (
+        "attack: the attack must be able to approach targets; got L2DeepFoolAttack and targeted=True. "
+        "Choose another attack."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        attack(net, x, 1 - y, foolbox.attacks.L2DeepFoolAttack(), ThreatModel("l2", 0.1), targeted=True)
+
+
+@pytest.mark.parametrize("function", [lambda net: torchattacks.FGSM(net), lambda net: foolbox.attacks.LinfPGD()])
+def test_extract_says_how_an_object_is_a_condition(function: Callable[[nn.Module], Any]) -> None:
+    net, (x, y) = linear(), images(n=10)
+    data = ImageSet(x, y, tuple(str(i) for i in range(len(x))), "ten")
+    made = function(net)
+    library = type(made).__module__.split(".")[0]
+    text = (
+        f"extract: attack must make an ImageSet; got an object of {library}. "
+        "Pass functools.partial(adversarial, threat=..., function=...) with it."
+    )
+    with pytest.raises(TypeError, match=exactly(text)):
+        extract(net, data, attack=made, progress=False)
+    side = extract(
+        net, data, attack=functools.partial(adversarial, threat="linf:0.2", function=foolbox.attacks.LinfPGD())
+    )
+    assert side.name.endswith("(Sequential, linf:0.2)")

@@ -424,6 +424,28 @@ def test_p_values_of_no_difference_are_even_and_of_a_clear_one_small() -> None:
     assert difference((x, y), (x, z), "cka", resamples=99).p_value.item() == pytest.approx(2 / 100)
 
 
+def test_what_resampling_adds_to_all_resamples_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = noisy(60, (0.1,))
+    level = repsim.compare(a, b, "cka").values
+    around = level + np.linspace(-0.1, 0.1, 101)[:, None, None]
+    resamples = iter([around + 0.5, np.broadcast_to(level, around.shape)])
+    monkeypatch.setattr("repsim.inference._resampled", lambda *given: next(resamples))
+    found = difference((a, b), (a, b), "cka", resamples=101)
+    assert found.p_value.item() == 1
+    assert found.ci_low.item() < 0 < found.ci_high.item()
+
+
+def test_intervals_of_shared_neighbours_say_that_they_are_narrow() -> None:
+    a, b, c = noisy(60, (0.1, 0.5))
+    text = "neighbours stay those of the full sample, so intervals are too narrow: nominal 95 % covered 0.87"
+    with pytest.warns(CautionWarning, match=text):
+        found = bootstrap(a, b, "mutual_knn", resamples=20)
+    assert any(caution.startswith(text) for caution in found.cautions)
+    with pytest.warns(CautionWarning, match=text):
+        difference((a, b), (a, c), "mutual_knn", resamples=20)
+    assert not any(text in caution for caution in permutation_test(a, b, "mutual_knn", permutations=20).cautions)
+
+
 def test_layers_are_matched_by_place_and_constant_ones_have_no_difference() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 4))

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import repsim
-from repsim import Activations, ImageSet, compare, fit_probes, lambda_curve
+from repsim import Activations, ImageSet, compare, fit_probes, lambda_curve, probes, ridge
 from repsim._precision import full_precision
 from repsim.metrics import METRICS
+from repsim.metrics._base import Metric, TaskMetric
 from repsim.metrics.cka import CKA
 
 OF_EACH = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+BACKENDS: list[Any] = [getattr(torch.backends, name).matmul for name in ("cuda", "mkldnn")] if OF_EACH else []
 
 
 def state() -> tuple[object, ...]:
@@ -24,8 +26,7 @@ def state() -> tuple[object, ...]:
         overall = torch.get_float32_matmul_precision()
     except RuntimeError:  # the switches of the backends alone were set
         overall = "mixed"
-    each = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if OF_EACH else ()
-    return overall, *(backend.fp32_precision for backend in each)
+    return overall, *(backend.fp32_precision for backend in BACKENDS)
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +114,8 @@ def test_probes_and_the_curve_are_fitted_in_full_precision(monkeypatch: pytest.M
 
         return call
 
-    monkeypatch.setattr("repsim.probes._check", noted(repsim.probes._check))
-    monkeypatch.setattr("repsim.ridge.spectra", noted(repsim.ridge.spectra))
+    monkeypatch.setattr("repsim.probes._check", noted(probes._check))
+    monkeypatch.setattr("repsim.ridge.spectra", noted(ridge.spectra))
     torch.set_float32_matmul_precision("high")
     side = layers()
     assert side.labels is not None
@@ -123,7 +124,38 @@ def test_probes_and_the_curve_are_fitted_in_full_precision(monkeypatch: pytest.M
     assert seen == ["highest", "highest"]
 
 
-def test_every_measure_is_watched() -> None:
+def test_every_computation_of_every_measure_is_watched() -> None:
+    watched = set()
     for metric in METRICS.values():
-        for name in ("prepare", "cross"):
-            assert hasattr(getattr(type(metric), name), "__wrapped__")
+        for name in ("prepare", "prepare_tasks", "cross", "permuted", "bootstrapped", "update"):
+            found = getattr(type(metric), name, None)
+            defaults = [getattr(kind, name, None) for kind in (Metric, TaskMetric)]
+            if found is not None and found not in defaults:
+                assert hasattr(found, "__wrapped__")
+                watched.add(name)
+    assert len(watched) == 6
+
+
+@pytest.mark.skipif(not OF_EACH, reason="this PyTorch has one switch for all")
+def test_a_backend_that_follows_the_switch_above_it_still_does() -> None:
+    above: Any = torch.backends
+    for backend in BACKENDS:
+        backend.fp32_precision = "none"
+    above.fp32_precision = "tf32"
+    with full_precision():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert state()[1:] == ("tf32", "tf32")
+    above.fp32_precision = "ieee"
+    assert state()[1:] == ("ieee", "ieee")
+    above.fp32_precision = "none"
+
+
+def test_threads_that_overlap_leave_the_switches_as_they_were() -> None:
+    torch.set_float32_matmul_precision("high")
+    first, second = full_precision(), full_precision()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "highest"
+    second.__exit__(None, None, None)
+    assert torch.get_float32_matmul_precision() == "high"

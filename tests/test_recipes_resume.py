@@ -3,6 +3,7 @@
 import errno
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from repsim import CautionWarning, ImageSet, load_data, load_model
 from repsim.recipes import RECIPES, Recipe, Run, Trained, train
@@ -91,6 +92,23 @@ def test_an_interrupted_training_gives_the_weights_of_one_run(
     costs = [made.record["cost"] for made in (resumed, whole)]
     assert [cost["epochs"] for cost in costs] == [3, 3]
     assert costs[0]["gradient_evaluations"] == costs[1]["gradient_evaluations"]
+
+
+def forgetful(num_classes: int = 10) -> nn.Module:
+    return nn.Sequential(OrderedDict(flat=nn.Flatten(), drop=nn.Dropout(0.5), fc=nn.Linear(64, num_classes)))
+
+
+def test_dropout_depends_on_the_seed_alone(
+    images: tuple[ImageSet, ImageSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = Standard(architecture=f"{__name__}:forgetful", epochs=3), tmp_path / "state.safetensors"
+    whole = made(recipe, images)
+    torch.rand(7)  # the program's own numbers are elsewhere now
+    assert same(made(recipe, images), whole)
+    interrupted(recipe, images, path, monkeypatch, batches=3)
+    torch.rand(7)
+    assert same(made(recipe, images, resume=path), whole)
+    assert not same(made(recipe, images, seed=1), whole)
 
 
 def test_a_training_may_be_interrupted_before_its_first_state_and_often(
@@ -289,6 +307,14 @@ def test_snapshots_are_the_network_after_each_epoch(images: tuple[ImageSet, Imag
     assert not torch.equal(next(first.parameters()), next(last.parameters()))
     record = last.provenance["record"]
     assert (record["epoch"], record["recipe"], record["seed"], record["settings"]["epochs"]) == (3, "standard", 2, 3)
+    train(recipe, *images, seed=2, name="net", snapshots=tmp_path / "kept", progress=False)  # the same once more
+    text = (
+        f"train: {tmp_path / 'kept'} must hold no snapshots of another training; got epoch-001.safetensors of seed 2. "
+        "Choose another folder, or empty this one."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        train(recipe, *images, seed=3, name="net", snapshots=tmp_path / "kept", progress=False)
+    assert [load_model(file).provenance["record"]["seed"] for file in files] == [2, 2, 2]
 
 
 def test_colour_images_train_in_another_layout_of_memory_and_end_in_the_usual_one(

@@ -131,6 +131,10 @@ def test_only_what_is_asked_for(nets: Path, digits: ImageSet, tmp_path: Path) ->
         "robustness: dynamics needs more; got no snapshots and no training images. Pass it, or leave that out."
     )):  # fmt: skip
         robustness(groups, digits, analyses=["dynamics"])
+    with pytest.raises(ValueError, match=exactly(
+        "robustness: there must be a radius; got none. Pass, say, eps=(8/255,)."
+    )):  # fmt: skip
+        robustness(groups, digits, eps=())
 
 
 def test_architectures_are_named_before_a_colon(nets: Path, tmp_path: Path) -> None:

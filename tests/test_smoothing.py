@@ -401,6 +401,15 @@ def test_noise_without_a_size_is_refused(sigma: float) -> None:
         certify(linear(), pictures(), sigma)
 
 
+def test_noise_in_grey_levels_is_met_with_the_unit() -> None:
+    text = (
+        "certify: sigma must be at most 5; got 64. "
+        "Pixels are in [0, 1]: write 64/255 where you mean 64 of 255 grey levels."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        certify(linear(), pictures(), 64)
+
+
 def test_labels_must_be_the_networks_classes() -> None:
     for labels in ([0, 2], [0, -1]):
         text = (

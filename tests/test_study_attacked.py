@@ -247,6 +247,10 @@ def test_mistakes_are_named(digits: ImageSet, standard: Network, robust: Network
     )):  # fmt: skip
         clean_and_attacked(groups, digits, eps=[8])
     with pytest.raises(ValueError, match=exactly(
+        'clean_and_attacked: metrics must name each measure once; got cka, cka. Pass metrics=("cka", "td").'
+    )):  # fmt: skip
+        clean_and_attacked(groups, digits, metrics=["cka", "cka"])
+    with pytest.raises(ValueError, match=exactly(
         "clean_and_attacked: every group must hold a network; got none in 'robust'. Leave the group out."
     )):  # fmt: skip
         clean_and_attacked({"standard": [standard], "robust": []}, digits)
@@ -292,7 +296,7 @@ def test_what_was_put_in_is_read_out() -> None:
         "Accuracy at linf:0.1: robust (2 networks) 0.550 clean, 0.550 under PGD-20, 0.550 under the noise.",
         "cka at linf:0.1, standard: 0.950 at layer0 to 0.500 at layer2 for attacked images, 0.950 to 0.950 for noise; "
         f"beyond noise at the last layer {sure(0.45, 0.01)}, further from the clean features than noise leads; its "
-        f"growth from the first layer to the last {sure(0.45, 0.02)}, growing with depth.",
+        f"growth from the first layer to the last {sure(0.45, 0.02)}, larger at the last layer than at the first.",
         f"cka at linf:0.1, standard less robust: beyond noise at the last layer {sure(0.4, 0.01 * 2**0.5)}, larger in "
         f"standard; its growth from the first layer to the last {sure(0.45, 0.02 * 2**0.5)}, larger in standard.",
         "cka at linf:0.1, robust: 0.900 at layer0 to 0.900 at layer2 for attacked images, 0.950 to 0.950 for noise; "

@@ -195,7 +195,11 @@ def test_two_trainings_become_files(snapshots: Snapshots, seen: ImageSet, digits
     assert "train_attacked" not in part.tables["networks"]
     assert part.protocol["runs"]["short"]["epochs"] == [1, 2]
     assert part.protocol["cautions"] == []
-    assert [text for text in part.reading if text.startswith("Growth of that gap with depth, long less short: ")]
+    assert [
+        text
+        for text in part.reading
+        if text.startswith("Growth of that gap from the first layer to the last, long less")
+    ]
     last = max(part.tables[""].epoch)
     own = part.tables[""][(part.tables[""].group == "long") & (part.tables[""].epoch == last)]
     wanted = f"long, heads after epoch 3, train less test accuracy: {own.gap.iloc[0]:+.3f} ["
@@ -257,14 +261,14 @@ def test_what_was_put_in_is_read_out() -> None:
         "deeper ones.",
         f"a, heads after epoch 3, train less test accuracy: {gap(first)} at layer0, +0.500 [{low:+.3f}, {high:+.3f}] "
         f"at layer1, largest at layer1 (+0.500 [{low:+.3f}, {high:+.3f}], picked after looking at all); growth from "
-        f"layer0 to layer1 +0.500 [{grown.low:+.3f}, {grown.high:+.3f}]: the gap grows with depth.",
+        f"layer0 to layer1 +0.500 [{grown.low:+.3f}, {grown.high:+.3f}]: larger at layer1.",
         "Train: 100 images that the networks were trained on, which also fit the heads. Test: 100 others. There is one "
-        "training per group: intervals are 95 %, each for one comparison alone, and cover the choice of images, not of "
-        "trainings.",
+        "training per group: intervals are 95 %, each for one comparison alone, and cover the choice of images that "
+        "these heads are asked about, not of those they were fitted on, nor of trainings.",
     )
     shrinks = read(np.ones((2, 2)), [last, first])
     assert shrinks[1].endswith(": these epochs do not tell layers apart.")
-    assert shrinks[2].endswith(": the gap shrinks with depth.")
+    assert shrinks[2].endswith(": larger at layer0.")
     assert read(np.ones((2, 2)), [last, last])[2].endswith("+0.000 [+0.000, +0.000]: inside its uncertainty.")
 
 

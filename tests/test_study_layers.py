@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +204,25 @@ def test_pairs_of_one_seed_do_not_count_between_groups() -> None:
     assert any(
         "all of these pairs began from the same seed" in line for line in over_seeds_of(alone, metrics=("cka",)).reading
     )
+
+
+def begun(side: Activations, **record: Any) -> Activations:
+    return replace(side, provenance={"record": record, "weights_sha256": f"now {record}"})
+
+
+def test_one_seed_of_two_architectures_is_two_beginnings() -> None:
+    a, b = group("a", 2, SAME).values()
+    sides = {"a": begun(a, seed=0, architecture="resnet20"), "b": begun(b, seed=0, architecture="resnet56")}
+    assert Grouped({"g": sides}, "f").apart.tolist() == [[False, True], [True, False]]
+
+
+def test_networks_finetuned_from_one_network_began_from_its_weights() -> None:
+    first, second, third = group("a", 3, SAME).values()
+    start = replace(begun(first, seed=0), provenance={"record": {"seed": 0}, "weights_sha256": "abc"})
+    tuned = {n: begun(s, seed=n, start={"weights_sha256": "abc"}) for n, s in ((5, second), (6, third))}
+    made = Grouped({"a": {"start": start}, "b": {"five": tuned[5], "six": tuned[6]}}, "f")
+    assert not made.apart.any()
+    assert made.same_seeds("a", "b")
 
 
 def test_unknown_seeds_are_taken_as_different() -> None:

@@ -37,7 +37,7 @@ def attack(
     images: Images,
     labels: Int[Tensor, " b"],
     function: AttackFunction | Callable[..., Any],
-    threat: ThreatModel,
+    threat: ThreatModel | str,
     *,
     targeted: bool = False,
 ) -> Attacked:
@@ -52,7 +52,7 @@ def attack(
         labels: The labels; with `targeted` the classes that the network shall answer.
         function: (network, images, labels) -> moved images, from anywhere: `fgsm` with its threat model bound, say; or
             an object of torchattacks or Foolbox, as it is. Their random starts are PyTorch's, see `torch.manual_seed`.
-        threat: The ball that the attack promises to stay in.
+        threat: The ball that the attack promises to stay in, or its text, as in "linf:8/255".
         targeted: Whether `labels` are targets.
 
     Returns:
@@ -81,6 +81,7 @@ def attack(
         >>> bound = lambda x, y: (x + 8 / 255).clamp(0, 1)
         >>> made = attack(net, x, y, lambda net, x, y: bound(x, y), threat)
     """
+    threat = ThreatModel.parse(threat) if isinstance(threat, str) else threat
     threat.check(images, "attack")
     check_eval(net, "attack")
     if labels.shape != (len(images),):

@@ -46,13 +46,15 @@ def as_function(function: Any, net: nn.Module, threat: ThreatModel, *, targeted:
         _check_torchattacks(function, net, threat, targeted)
         return lambda net, x, y: function(x, y)
     if library == "foolbox":
-        _check_norm(function, threat)
+        _check_foolbox(function, threat, targeted)
         return lambda net, x, y: _foolbox(function, net, x, y, threat, targeted)
     return function
 
 
 def _check_torchattacks(attack: Any, net: nn.Module, threat: ThreatModel, targeted: bool) -> None:
-    """torchattacks' objects hold their network, their radius and what the labels are to them."""
+    """torchattacks' objects hold their network, their radius and what the labels are to them; some hold others."""
+    for inside in getattr(attack, "attacks", ()):
+        _check_torchattacks(inside, net, threat, targeted)
     if attack.model is not net:
         got = f"one that holds another {type(attack.model).__name__}"
         raise ValueError(message("attack", "a torchattacks object must hold the network under attack", got, _ADVICE))
@@ -60,14 +62,32 @@ def _check_torchattacks(attack: Any, net: nn.Module, threat: ThreatModel, target
     if isinstance(eps, float | int) and not math.isclose(eps, threat.eps, rel_tol=1e-6):
         must = f"the attack must be set to the radius of {threat}"
         raise ValueError(message("attack", must, f"eps={eps:g}", "Give both the same"))
-    if (attack.attack_mode == "targeted(label)") != targeted:
-        must = f"targeted={targeted} must be what the attack is set to"
-        advice = "Call its set_mode_targeted_by_label() for targets, or set_mode_default() for labels"
-        raise ValueError(message("attack", must, f"mode {attack.attack_mode!r}", advice))
+    norm = _norm_of(attack)
+    if norm is not None and norm != threat.norm:
+        must, got = f"the attack must be made for the norm of {threat}", f"{type(attack).__name__}, for {norm}"
+        raise ValueError(message("attack", must, got, "Choose another attack"))
+    mode = "targeted(label)" if targeted else "default"
+    if attack.attack_mode != mode:
+        advice = "Call its set_mode_targeted_by_label() and pass targets with targeted=True, or set_mode_default()"
+        must = f"targeted={targeted} must be what the attack is set to, {mode!r}"
+        raise ValueError(message("attack", must, repr(attack.attack_mode), advice))
 
 
-def _check_norm(attack: Any, threat: ThreatModel) -> None:
+def _norm_of(attack: Any) -> str | None:
+    """The norm of a torchattacks object: its own word, its name's, or linf where it has a radius."""
+    kind = type(attack).__name__
+    if getattr(attack, "norm", None):
+        return str(attack.norm).lower()
+    if "L2" in kind or kind in ("CW", "DeepFool"):
+        return "l2"
+    return "linf" if hasattr(attack, "eps") else None
+
+
+def _check_foolbox(attack: Any, threat: ThreatModel, targeted: bool) -> None:
     """Foolbox' objects take the radius with each call, but their norm is their own."""
+    if targeted and "DeepFool" in type(attack).__name__:  # it stops at the target, but does not aim at it
+        got, advice = f"{type(attack).__name__} and targeted=True", "Choose another attack"
+        raise ValueError(message("attack", "the attack must be able to approach targets", got, advice))
     norm = getattr(getattr(attack, "distance", None), "p", None)
     if norm is not None and norm != {"linf": math.inf, "l2": 2}[threat.norm]:
         must = f"the attack must be made for the norm of {threat}"

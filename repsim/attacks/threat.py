@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -35,6 +36,10 @@ class ThreatModel:
     eps: float
 
     def __post_init__(self) -> None:
+        if isinstance(self.eps, bool) or not isinstance(self.eps, Real):
+            advice = 'Write 8/255, or parse a text: ThreatModel.parse("linf:8/255")'
+            raise TypeError(message("ThreatModel", "eps must be a number", repr(self.eps), advice))
+        object.__setattr__(self, "eps", float(self.eps))  # NumPy's numbers have another text
         if self.norm not in ("linf", "l2"):
             raise ValueError(message("ThreatModel", "norm must be linf or l2", repr(self.norm), "Choose one"))
         if not 0 <= self.eps < math.inf:

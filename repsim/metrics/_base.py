@@ -49,6 +49,8 @@ class Metric(ABC):
     symmetric: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     cost: ClassVar[str]
+    #: What a reader of bootstrap intervals of this measure should know; empty where they cover what they say.
+    bootstrap_caution: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -118,6 +118,11 @@ class MutualKNN(_NeighbourMetric):
             must = f"distance must be one of {', '.join(map(repr, known))}"
             raise ValueError(message("MutualKNN", must, repr(self.distance), "Choose one of these"))
 
+    bootstrap_caution: ClassVar = (
+        "neighbours stay those of the full sample, so intervals are too narrow: nominal 95 % covered 0.87, 0.82 and "
+        "0.94 at n = 80, 300 and 1,000 in simulations, and p-values of a difference are too small"
+    )
+
     @property
     def title(self) -> str:
         return f"mutual {self.k}-NN, {self.distance.replace('_', ' ')}"

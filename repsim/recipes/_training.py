@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from repsim._checks import message
 from repsim._progress import progress_bar
 from repsim.augmentations import Step, augmentation
-from repsim.checkpoints import save_checkpoint, weights_digest
+from repsim.checkpoints import read_checkpoint, save_checkpoint, weights_digest
 from repsim.data import ImageSet
 from repsim.models import Network, load_model
 from repsim.recipes._recipe import Recipe, Run, Stage
@@ -54,6 +54,8 @@ def train(
     after_epoch: Callable[[int], None] | None = None,
 ) -> Trained:
     """Trains a network; the same seed on the same machine gives the same weights, interrupted or not.
+
+    On a GPU that holds to rounding: some of PyTorch's kernels add in an order of their own.
 
     Args:
         recipe: Settings, as in `RECIPES["standard"](epochs=10)` or `RECIPES["pgd"].preset("cifar10")`.
@@ -113,6 +115,8 @@ def train(
     path = Path(resume) if resume is not None else None
     if path is not None and path.exists():
         read_state(path, run, order, training)
+    if snapshots is not None:
+        _check_snapshots(Path(snapshots), training)
     report = after_epoch or (lambda epoch: None)
     report(run.epoch)
     written = time.perf_counter()
@@ -124,7 +128,8 @@ def train(
             if run.stopped:
                 break
             began = time.perf_counter()
-            _epoch(recipe, stage, epoch, run, order, augment, bar)
+            with _own_random_numbers(seed, run.epoch, device):
+                _epoch(recipe, stage, epoch, run, order, augment, bar)
             run.epoch += 1
             run.stopped = recipe.after_epoch(run)
             if snapshots is not None:
@@ -194,10 +199,29 @@ def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Gene
         bar.update()
 
 
+@contextmanager
+def _own_random_numbers(seed: int, epoch: int, device: str) -> Iterator[None]:
+    """PyTorch's own random numbers, which dropout draws, decided by the seed and the epoch; the program's are left."""
+    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1)[0]))
+        yield
+
+
 def _snapshot(path: Path, run: Run, recipe: Recipe, training: dict[str, Any]) -> None:
     """The network as it is between two epochs, with what a checkpoint must say to load by itself."""
     record = {"architecture": recipe.architecture, "normalize": run.network.provenance["normalize"], **training}
     save_checkpoint(path, run.network.net, {**record, "epoch": run.epoch})
+
+
+def _check_snapshots(folder: Path, training: dict[str, Any]) -> None:
+    """A folder of snapshots is of one training alone: two of them mixed would be studied as one."""
+    for path in sorted(folder.glob("epoch-*.safetensors")):
+        record = read_checkpoint(path).record or {}
+        for name, value in training.items():
+            if record.get(name) != value:
+                got = f"{path.name} of {name} {record.get(name)!r}"
+                advice = "Choose another folder, or empty this one"
+                raise ValueError(message("train", f"{folder} must hold no snapshots of another training", got, advice))
 
 
 def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:

@@ -183,8 +183,9 @@ def gap_sentence(a: str, b: str, found: Mapping[tuple[str, str, str], Gap]) -> s
         words = ", ".join(f"{WORDS[name]} {shown(gap.found, sign=True)}" for name, gap in gaps.items())
         return f"{b} less {a}: {words}; each group needs two networks for an interval, so no difference is claimed."
     up, down = f"larger in {b}", f"smaller in {b}"
+    asked = sum(not math.isnan(gap.p) for gap in found.values())
     words = "; ".join(f"{WORDS[n]} {verdict(g.found, g.p, g.adjusted, up, down)}" for n, g in gaps.items())
-    return f"{b} less {a}: {words}. Corrected by Holm over all {len(found)} differences."
+    return f"{b} less {a}: {words}. Corrected by Holm over {asked} differences."
 
 
 def _mean(values: Sequence[float]) -> Estimate:

@@ -89,6 +89,8 @@ def asked_sets(
 def _run(network: Network, name: str, data: ImageSet, task: str, layers: Layers, reduction: str) -> Activations:
     try:
         return extract(network, data, layers=layers, reduction=reduction, name=name, progress=False)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # PyTorch's, of shapes
         shape, why = "×".join(map(str, data.images.shape[1:])), str(error).splitlines()[0]
         advice = "Choose a data set whose images the networks take"

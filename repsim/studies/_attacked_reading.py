@@ -179,4 +179,4 @@ def _verdict(c: Curves, effect: str, groups: tuple[str, ...], found: Estimate) -
         return f"{number}, larger in {groups[0] if up else groups[1]}"
     if effect == _LAST:
         return f"{number}, {'further' if up else 'less far'} from the clean features than noise leads"
-    return f"{number}, {'growing' if up else 'shrinking'} with depth"
+    return f"{number}, {'larger' if up else 'smaller'} at the last layer than at the first"

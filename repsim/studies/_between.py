@@ -75,5 +75,5 @@ def _mean(
 
 
 def _seed(side: Activations) -> int | None:
-    """The seed a network was trained from, where its file says so."""
-    return side.provenance.get("record", {}).get("seed")
+    """The seed a network was trained from or started with, where that is known."""
+    return side.provenance.get("record", {}).get("seed", side.provenance.get("seed"))

@@ -35,7 +35,8 @@ def reading(
     sentences.append(
         f"Train: {len(some.train):,} images that the networks were trained on, which also fit the heads. Test: "
         f"{len(some.test):,} others. There is one training per group: intervals are 95 %, each for one comparison "
-        "alone, and cover the choice of images, not of trainings."
+        "alone, and cover the choice of images that these heads are asked about, not of those they were fitted on, nor "
+        "of trainings."
     )
     return tuple(sentences)
 
@@ -83,15 +84,15 @@ def _gaps(group: str, epoch: int, layers: Sequence[str], heads: Sequence[Answere
     if change.is_zero:
         verdict = "inside its uncertainty"
     else:
-        verdict = "the gap grows with depth" if change.value > 0 else "the gap shrinks with depth"
+        verdict = f"larger at {layers[-1] if change.value > 0 else layers[0]}"
     return f"{text}; growth from {layers[0]} to {layers[-1]} {change}: {verdict}."
 
 
 def _against(one: str, other: str, first: Sequence[Answered], second: Sequence[Answered]) -> list[str]:
-    """Whether the gap grows more with depth in one training than in another, on the same images."""
+    """Whether the gap grows more from the first layer to the last in one training than in another."""
     ends = first[0], first[-1], second[0], second[-1]
     if any(head.reason for head in ends):
         return []
     change = growth(*ends[:2], less=ends[2:])
     verdict = "inside its uncertainty" if change.is_zero else f"more in {one if change.value > 0 else other}"
-    return [f"Growth of that gap with depth, {one} less {other}: {change}: {verdict}."]
+    return [f"Growth of that gap from the first layer to the last, {one} less {other}: {change}: {verdict}."]

@@ -15,7 +15,7 @@ _RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class Sure:
-    """A number with its 95 % interval over the choice of images."""
+    """A number with its 95 % interval over the choice of images that given heads are asked about."""
 
     value: float
     low: float

@@ -1,6 +1,5 @@
 """Features of groups of networks: which network is in which group, from which seed, and which layers correspond."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -93,9 +92,17 @@ class Grouped:
 
     @cached_property
     def apart(self) -> Bool[np.ndarray, "m m"]:
-        """Pairs of different networks that began from different random weights, as far as is recorded."""
-        seeds = np.array([math.nan if seed is None else seed for seed in self.seeds], dtype=float)
-        return (seeds[:, None] != seeds) & ~np.eye(len(seeds), dtype=bool)  # NaN, an unknown seed, equals no other
+        """Pairs of different networks that began from different weights, as far as is recorded."""
+        known = [side.provenance for side in self.sides.values()]
+        begun = [_begun(p, seed) for p, seed in zip(known, self.seeds, strict=True)]
+        now = [("weights", p.get("weights_sha256")) for p in known]
+        return np.array(
+            [
+                [i != j and (one is None or one != other) and one != now[j] and other != now[i]
+                 for j, other in enumerate(begun)]
+                for i, one in enumerate(begun)
+            ]
+        )  # fmt: skip
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -138,3 +145,12 @@ class Grouped:
             "n": one.n,
             "reduction": one.reduction,
         }
+
+
+def _begun(provenance: Mapping[str, Any], seed: int | None) -> tuple[str, Any] | None:
+    """What a training began from: another network's weights, or the random ones of an architecture and a seed."""
+    record = provenance.get("record", {})
+    if record.get("start"):
+        return "weights", record["start"]["weights_sha256"]
+    kind = record.get("architecture", provenance.get("architecture"))
+    return None if seed is None else (f"random weights of {kind}", seed)

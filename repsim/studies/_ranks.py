@@ -16,7 +16,12 @@ LEAST_NETWORKS = 3
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Spearman's ρ and Kendall's τ_b with the central 95 % of what resampled networks give (NaN: too few networks)."""
+    """Spearman's ρ and Kendall's τ_b with the central 95 % of what resampled networks give (NaN: too few networks).
+
+    That range is no confidence interval. A resample adds the noise of the seeds once more, so a clear order comes out
+    blurred: with six groups of three networks in a true order of ρ = 1, steps of 0.5 and noise of 0.6, the range held
+    1 in 64 % of simulations.
+    """
 
     spearman: float
     spearman_low: float
@@ -31,7 +36,7 @@ def rank_correlation(
 ) -> RankCorrelation | None:
     """Do two numbers of several groups of networks come in the same order?
 
-    The interval is a bootstrap of the networks within each group; a group's two numbers are taken from the same
+    The range is from a bootstrap of the networks within each group; a group's two numbers are taken from the same
     resample, whose pairs are pairs of different networks alone. The groups are taken as given: it says how the order
     would move with other networks of these groups, not with other groups.
 

@@ -37,8 +37,8 @@ def reading(
     said.append(
         f"With {fewest} networks of each strategy there is one pair, and no standard error."
         if fewest < LEAST_NETWORKS
-        else "Intervals hold 95 % over the choice of networks, by leaving out one at a time; each is for one "
-        "comparison alone. They do not cover the choice of images or of the downstream task."
+        else "Intervals of differences hold 95 % over the choice of networks, by leaving out one at a time; each is "
+        "for one comparison alone. They do not cover the choice of images or of the downstream task."
     )
     said.append(
         "A raw TD is mostly accuracy: two worse heads disagree more often even where their errors are as alike. Read "
@@ -101,14 +101,20 @@ def _correlated(judged: Mapping[str, Numbers], correlations: "DataFrame") -> lis
         if row["with"] in _ORDERED:
             text = f"{_CALLED[row['with']]} {row['spearman']:+.2f}"
             if not math.isnan(row["spearman_low"]):
-                text += f" [{row['spearman_low']:+.2f}, {row['spearman_high']:+.2f}]"
+                text += f" ({row['spearman_low']:+.2f} to {row['spearman_high']:+.2f} over resampled networks)"
             parts.append(text + f" (Kendall {row['kendall']:+.2f})")
     if not parts:
         return []
     meaning = "-1 for a distance and +1 for CKA mean that more accurate strategies make networks more alike"
-    return [
+    said = [
         f"Rank correlation of accuracy over {len(judged)} strategies, Spearman, with {', '.join(parts)}; {meaning}."
     ]
+    if "over resampled networks" in said[0]:
+        said.append(
+            "Where rank correlations move over resampled networks is no confidence interval: a resample adds the "
+            "noise of the seeds once more and blurs a clear order, so the range lies too near to 0."
+        )
+    return said
 
 
 def _accuracy_alone(judged: Mapping[str, Numbers]) -> list[str]:

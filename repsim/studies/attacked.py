@@ -24,6 +24,7 @@ from repsim.studies._features import features
 from repsim.studies._noise import same_norm_noise
 from repsim.studies._part import Part
 from repsim.studies._same_layer import compared
+from repsim.studies._seeds import check_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
 Condition = tuple[float, str]
 
 
+def default_radii(norm: str) -> tuple[float, ...]:
+    """Radii that are usual for 32 × 32 images, in pixel units of [0, 1]."""
+    return (0.25, 0.5, 1.0) if norm == "l2" else (2 / 255, 4 / 255, 8 / 255)
+
+
 def clean_and_attacked(
     groups: Groups,
     data: ImageSet,
     threat: str = "linf",
-    eps: Sequence[float] = (2 / 255, 4 / 255, 8 / 255),
+    eps: Sequence[float] | None = None,
     *,
     steps: int = 20,
     metrics: Sequence[str | Metric] = ("cka", "td"),
@@ -58,7 +64,7 @@ def clean_and_attacked(
         groups: Group -> networks that differ in their seed alone.
         data: Clean images with labels.
         threat: The norm, "linf" or "l2".
-        eps: Its radii, in pixel units of [0, 1].
+        eps: Its radii, in pixel units of [0, 1]; None is `default_radii` of the norm.
         steps: Gradient evaluations of PGD, steps of 2.5 ε / steps.
         metrics: Measures of two sets of features, as `compare` takes them; TD goes without its noise floor.
         layers: As `extract` takes them; None for the stem, the residual blocks and the last features.
@@ -82,10 +88,12 @@ def clean_and_attacked(
         Per network and radius `steps` gradients of all images and two extractions; heads of TD for 2 + 2 · radii sets
         of layers. Memory: the features of one network under all conditions.
     """
+    eps = default_radii(threat) if eps is None else eps
     threats = [ThreatModel(threat, e) for e in sorted(set(eps))]  # type: ignore[arg-type]
     if not threats:
         raise ValueError(message("clean_and_attacked", "there must be a radius", "none", "Pass, say, eps=(8/255,)"))
     check_groups(groups, "clean_and_attacked")
+    check_metrics("clean_and_attacked", metrics)
     chosen = [get_metric(m) for m in metrics]
     options = {"layers": layers, "reduction": reduction, "progress": progress}
     controls = {t.eps: same_norm_noise(data, t, seed=seed) for t in threats}

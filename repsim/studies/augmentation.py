@@ -217,7 +217,8 @@ def _between(table: "DataFrame", names: list[str], facts: Mapping[str, Any]) -> 
         own = [row for row in rows if not math.isnan(row["td"])]
         if own:
             near = min(own, key=lambda row: row["td"])
-            said.append(f"{name} answers most like {near['other']}: TD {near['td']:.4f} (s.e. {near['td_se']:.4f}).")
+            said.append(f"{name}: TD is least to {near['other']}, {near['td']:.4f} (s.e. {near['td_se']:.4f}).")
+    said.append("These orders are not tested, and a raw TD is least to accurate networks: read it with the ratio.")
     said.append("Pairs of networks that started from the same seed are left out where the strategies differ.")
     return Part(
         "between", "Strategies against each other", {"": table}, tuple(said), partial(_pairs, table, names), facts

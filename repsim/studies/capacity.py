@@ -210,7 +210,8 @@ def _rank_sentences(sizes: Mapping[str, Sequence[str]], ranks: Sequence[Mapping[
             word = "told from 0" if row["p_holm"] < ALPHA else "not told from 0"
             words.append(f"{WORDS[row['statistic']]} {row['spearman']:+.2f}, {word} (p = {row['p_holm']:.2g})")
         start = f"{kind}: rank correlation with size over networks"
-        said.append(f"{start}: {'; '.join(words)}. Corrected by Holm over all {len(ranks)}.")
+        asked = sum(not math.isnan(row["p"]) for row in ranks)
+        said.append(f"{start}: {'; '.join(words)}. Corrected by Holm over {asked}.")
     return said
 
 

@@ -214,6 +214,15 @@ def _check(checkpoints: Mapping[str, Mapping[int, Network]], train: ImageSet, te
             advice = "Keep more with repsim train --snapshots DIR"
             must = f"{group!r} must have at least two epochs"
             raise ValueError(message("dynamics", must, f"{len(networks)}", advice))
+        records = [network.provenance.get("record", {}) for network in networks.values()]
+        for name in ("recipe", "settings", "seed", "start"):
+            told = [record[name] for record in records if name in record]
+            other = next((value for value in told if value != told[0]), None)
+            if other is not None:
+                must, got = f"{group!r} must be of one training", f"{name} {told[0]!r} and {other!r}"
+                raise ValueError(
+                    message("dynamics", must, got, "Keep each training's snapshots in a folder of its own")
+                )
     # Folders for training and testing number their files alike, so an id in both is one image only if its pixels are.
     places = {name: i for i, name in enumerate(train.ids)}
     both = {

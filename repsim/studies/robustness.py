@@ -15,7 +15,7 @@ from repsim.similarity import versions
 from repsim.studies._checked import Groups, check_groups
 from repsim.studies._groups import Grouped
 from repsim.studies._part import Part
-from repsim.studies.attacked import clean_and_attacked
+from repsim.studies.attacked import clean_and_attacked, default_radii
 from repsim.studies.capacity import capacity
 from repsim.studies.dynamics import dynamics
 from repsim.studies.layers import cross_layer_of, over_seeds_of
@@ -31,7 +31,7 @@ def robustness(
     *,
     analyses: Sequence[str] | None = None,
     threat: str = "linf",
-    eps: Sequence[float] = (2 / 255, 4 / 255, 8 / 255),
+    eps: Sequence[float] | None = None,
     steps: int = 20,
     layers: Any = None,
     reduction: str = "mean",
@@ -52,7 +52,8 @@ def robustness(
         data: Images that none of them was trained on.
         analyses: Names of `ANALYSES`; None takes those for which there is what they need, see `left_out`.
         threat: Norm of the attacks, "linf" or "l2".
-        eps: Their radii, in pixel units of [0, 1]; dynamics takes the largest.
+        eps: Their radii, in pixel units of [0, 1]; dynamics takes the largest. None: 2, 4 and 8 of 255 for linf, 0.25,
+            0.5 and 1 for l2.
         steps: Of PGD in clean_and_attacked.
         layers: As `extract` takes them; None for the stem, the residual blocks and the last features.
         reduction: As `extract` takes it.
@@ -77,6 +78,9 @@ def robustness(
     Cost:
         That of the analyses; the attacks of clean_and_attacked take most of it.
     """
+    eps = default_radii(threat) if eps is None else eps
+    if not eps:
+        raise ValueError(message("robustness", "there must be a radius", "none", "Pass, say, eps=(8/255,)"))
     for radius in eps:
         ThreatModel(threat, radius)  # type: ignore[arg-type]
     check_groups(groups, "robustness")
