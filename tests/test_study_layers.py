@@ -190,6 +190,18 @@ def test_layers_match_by_name_or_by_place() -> None:
     torch.testing.assert_close(found.at("b")["s"]["b"], renamed["v"])
 
 
+def test_layers_without_a_counterpart_are_spoken_of() -> None:
+    same = group("a", 2, SAME)
+    assert Grouped({"a": same}, "f").unmatched() == []
+    layer = next(iter(same.values())).layers[0]
+    others = group("b", 2, SAME, seed=5).items()
+    short = {f"short {n}": replace(s, name=f"short {n}", features={layer: s[layer]}) for n, s in others}
+    made = Grouped({"a": same, "b": short}, "f")
+    count = len(next(iter(same.values())))
+    said = f"Layers that correspond in all networks: {layer!r} alone; of a {count}, b 1. The others are left out."
+    assert over_seeds_of(made, metrics=("cka",)).reading[0] == said
+
+
 def test_pairs_of_one_seed_do_not_count_between_groups() -> None:
     made = grouped(a=group("a", 3, SAME), b=group("b", 2, SAME))
     assert made.seeds == (0, 1, 2, 0, 1)

@@ -128,6 +128,16 @@ class Grouped:
         sides = list(self.sides.values())
         return {first[i]: tuple(s.layers[p[i]] for s, p in zip(sides, places, strict=True)) for i in shared}
 
+    def unmatched(self) -> list[str]:
+        """The sentence that some layers have no counterpart in every network, where that is so."""
+        counts = {group: sorted({len(side) for side in sides.values()}) for group, sides in self.groups.items()}
+        shared = list(self.matched)
+        if all(own == [len(shared)] for own in counts.values()):
+            return []
+        each = ", ".join(f"{group} {' or '.join(map(str, own))}" for group, own in counts.items())
+        named = f"{shared[0]!r} alone" if len(shared) == 1 else f"{len(shared)}, from {shared[0]!r} to {shared[-1]!r}"
+        return [f"Layers that correspond in all networks: {named}; of {each}. The others are left out."]
+
     def at(self, layer: str) -> dict[str, Activations]:
         """Network -> features of one matched layer alone, under the first network's name for it."""
         own = self.matched[layer]

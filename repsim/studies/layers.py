@@ -205,7 +205,7 @@ def over_seeds_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("cka",
     if grouped.pairs:
         gaps = [differences_table(found, apart) for found, apart in zip(every, contrasts, strict=True)]
         tables["differences"] = pd.concat(gaps, ignore_index=True)
-    reading = []
+    reading = grouped.unmatched()
     for found, apart in zip(every, contrasts, strict=True):
         reading += [*baseline_sentences(found), *contrast_sentences(found, apart), *universality_sentences(found)]
         heads = Heads.of(found)

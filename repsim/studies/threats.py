@@ -84,7 +84,7 @@ def threat_models_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("ck
     first = next(iter(grouped.groups))
     rules = {found.name: {"matched": found.mean, "last": found.matrices[found.layers[-1]]} for found in every}
     rows: list[dict[str, Any]] = []
-    networks, gaps, reading, drawn = [], [], [], []
+    networks, gaps, drawn, reading = [], [], [], grouped.unmatched()
     for found in every:
         reading += baseline_sentences(found)
         for rule, matrix in rules[found.name].items():
