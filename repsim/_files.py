@@ -47,6 +47,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_folder(path: Path) -> None:
+    """Whether files can be written to a folder that may not be there yet, asked before the work and not after.
+
+    Raises:
+        OSError: A file stands there or above it, or writing is not allowed.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise OSError(f"save: {path} must be a folder; {there} is a file. Choose another place.")
+    if not os.access(there, os.W_OK):
+        raise OSError(f"save: {path} must be a folder to write to; {there} does not allow it. Choose another place.")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with whole_file(path) as temporary:

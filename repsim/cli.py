@@ -10,7 +10,7 @@ from pathlib import Path
 
 from repsim import _compare_command, augment_command, certify_command, robustness_command, train_command
 from repsim._console import NETWORK, named_network, print_table
-from repsim._files import whole_file
+from repsim._files import check_folder, whole_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     warnings.showwarning = lambda text, *_, **__: print(f"caution: {text}", file=sys.stderr)
     try:
+        if getattr(arguments, "out", None) is not None:
+            writes_one_file = arguments.run in (_heatmap, train_command.run)
+            check_folder(arguments.out.parent if writes_one_file else arguments.out)
         arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has seen enough

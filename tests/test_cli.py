@@ -824,10 +824,24 @@ def test_a_full_disk_is_one_line_and_leaves_the_files_before(
     assert again.values.shape == (3, 3)
 
 
-def test_an_output_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("in the way")
-    assert main([*COMPARE, "--metric", "cka", "--out", str(tmp_path / "file" / "out")]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"save: {tmp_path / 'file' / 'out' / 'cka.npz'} could not be written (")
-    assert err.count("\n") == 1
-    assert (tmp_path / "file").read_text() == "in the way"
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["compare", "nothing-a", "nothing-b", "--data", "digits", "--out"],
+        ["certify", "nothing", "--data", "digits", "--sigma", "0.25", "--out"],
+        ["robustness", "--networks", "a=nothing", "--networks", "b=nothing", "--data", "digits", "--out"],
+        ["augment", "--data", "digits", "--strategies", "none,flip", "--out"],
+        ["demo", "--out"],
+        ["train", "standard", "--data", "digits", "--out"],
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    inside = tmp_path / "file" / "net.safetensors" if words[0] == "train" else tmp_path / "file"
+    assert main([*words, str(inside)]) == 2
+    folder = inside.parent if words[0] == "train" else inside
+    expected = f"save: {folder} must be a folder; {tmp_path / 'file'} is a file. Choose another place.\n"
+    assert capsys.readouterr().err == expected
+    assert (tmp_path / "file").read_text() == "kept"
