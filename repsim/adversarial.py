@@ -125,8 +125,8 @@ def adversarial(
     }
     if function is None:
         record |= {"steps": steps, "step_size": step, "restarts": restarts}
-    if library_of(function):
-        record |= {"library": library_of(function), "settings": repr(function)}
+    if library := library_of(function):
+        record |= {"library": library, "settings": repr(function)}
     if targets is not None:
         record["share_on_target"] = hit / len(data)
     said = [name_of(net), str(threat)]
@@ -155,11 +155,9 @@ def under(net: nn.Module, data: object, condition: Condition, *, progress: bool 
         raise TypeError(message("extract", "an attack needs an ImageSet", type(data).__name__, advice))
     if isinstance(condition, ThreatModel | str):
         return adversarial(net, data, condition, progress=progress)
-    if library_of(condition):
+    if library := library_of(condition):
         advice = "Pass functools.partial(adversarial, threat=..., function=...) with it"
-        raise TypeError(
-            message("extract", "attack must make an ImageSet", f"an object of {library_of(condition)}", advice)
-        )
+        raise TypeError(message("extract", "attack must make an ImageSet", f"an object of {library}", advice))
     made = condition(net, data)
     if not isinstance(made, ImageSet):
         advice = 'Pass a text such as "linf:8/255", or functools.partial(adversarial, threat=...)'

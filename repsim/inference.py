@@ -63,7 +63,7 @@ def bootstrap(
     chosen = get_metric(metric)
     _check_range("bootstrap", "resamples", resamples, 20)
     _check_level("bootstrap", level)
-    value, states = _compared(a, b, chosen, "bootstrap")
+    value, states = _compared(a, b, chosen, "bootstrap", chosen.bootstrap_caution)
     found = _resampled(a, b, chosen, states, _draw(a.n, resamples, seed))
     details = _interval(value.values, found, level, chosen.bounds)
     given = {"resamples": resamples, "level": level, "seed": seed}
@@ -212,7 +212,7 @@ def difference(
     chosen = get_metric(metric)
     _check_range("difference", "resamples", resamples, 20)
     _check_level("difference", level)
-    compared = [_compared(*pair, chosen, "difference") for pair in (first, second)]
+    compared = [_compared(*pair, chosen, "difference", chosen.bootstrap_caution) for pair in (first, second)]
     values = [matrix for matrix, _ in compared]
     if values[0].values.shape != values[1].values.shape:
         got = " and ".join(f"{len(m.rows)} × {len(m.cols)}" for m in values)
@@ -233,13 +233,15 @@ def difference(
     return Difference(delta, *ends, p, values[0], values[1], level, resamples)
 
 
-def _compared(a: Activations, b: Activations, metric: Metric, function: str) -> tuple[SimilarityMatrix, States]:
-    """What `compare` gives, and the prepared layers, which serve every resample."""
+def _compared(
+    a: Activations, b: Activations, metric: Metric, function: str, caution: str = ""
+) -> tuple[SimilarityMatrix, States]:
+    """What `compare` gives, with one more caution, and the prepared layers, which serve every resample."""
     started = time.time()
     states = prepare_sides(a, b, metric, function)[""]
     value = labelled(a, b, metric, metric.cross(*states), started)
-    if function != "permutation_test" and metric.bootstrap_caution:
-        value = replace(value, cautions=(*value.cautions, metric.bootstrap_caution))
+    if caution:
+        value = replace(value, cautions=(*value.cautions, caution))
     announce(value, function, stacklevel=4)
     return value, states
 

@@ -211,10 +211,11 @@ def test_pairs_of_one_seed_do_not_count_between_groups() -> None:
     expected = np.mean([table[i, j] for i, j in [(0, 4), (1, 3), (2, 3), (2, 4)]])
     assert Pairs(table, made).between("a", "b").value == pytest.approx(expected)
     alone = grouped(a=group("a", 1, SAME), b=group("b", 1, SAME))
-    assert alone.same_seeds("a", "b")
+    assert alone.one_beginning("a", "b")
     assert Pairs(table[:2, :2], alone).between("a", "b").value == table[0, 1]
     assert any(
-        "all of these pairs began from the same seed" in line for line in over_seeds_of(alone, metrics=("cka",)).reading
+        "all of these pairs began from the same weights" in line
+        for line in over_seeds_of(alone, metrics=("cka",)).reading
     )
 
 
@@ -234,7 +235,7 @@ def test_networks_finetuned_from_one_network_began_from_its_weights() -> None:
     tuned = {n: begun(s, seed=n, start={"weights_sha256": "abc"}) for n, s in ((5, second), (6, third))}
     made = Grouped({"a": {"start": start}, "b": {"five": tuned[5], "six": tuned[6]}}, "f")
     assert not made.apart.any()
-    assert made.same_seeds("a", "b")
+    assert made.one_beginning("a", "b")
 
 
 def test_unknown_seeds_are_taken_as_different() -> None:
@@ -551,7 +552,7 @@ def test_one_network_alone_has_its_blocks_and_no_interval() -> None:
     assert "differences" not in part.tables
     fits(part.draw())
     pair = cross_layer_of(grouped(a=blocky("a", 1, 6), b=blocky("b", 1, 6)))
-    assert "a × b: all pairs began from the same seed." in pair.reading
+    assert "a × b: all pairs began from the same weights." in pair.reading
     assert any(line.endswith("so no difference is claimed.") for line in pair.reading)
 
 

@@ -216,7 +216,7 @@ def _snapshot(path: Path, run: Run, recipe: Recipe, training: dict[str, Any]) ->
 def _check_snapshots(folder: Path, training: dict[str, Any]) -> None:
     """A folder of snapshots is of one training alone: two of them mixed would be studied as one."""
     for path in sorted(folder.glob("epoch-*.safetensors")):
-        record = read_checkpoint(path).record or {}
+        record = read_checkpoint(path).record
         for name, value in training.items():
             if record.get(name) != value:
                 got = f"{path.name} of {name} {record.get(name)!r}"

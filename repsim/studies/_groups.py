@@ -96,13 +96,13 @@ class Grouped:
         known = [side.provenance for side in self.sides.values()]
         begun = [_begun(p, seed) for p, seed in zip(known, self.seeds, strict=True)]
         now = [("weights", p.get("weights_sha256")) for p in known]
-        return np.array(
-            [
-                [i != j and (one is None or one != other) and one != now[j] and other != now[i]
-                 for j, other in enumerate(begun)]
-                for i, one in enumerate(begun)
-            ]
-        )  # fmt: skip
+
+        def apart(i: int, j: int) -> bool:
+            unlike = begun[i] is None or begun[i] != begun[j]
+            return i != j and unlike and begun[i] != now[j] and begun[j] != now[i]
+
+        numbers = range(len(known))
+        return np.array([[apart(i, j) for j in numbers] for i in numbers])
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -110,8 +110,8 @@ class Grouped:
         names = list(self.groups)
         return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
 
-    def same_seeds(self, a: str, b: str) -> bool:
-        """Whether there is no pair of networks of two groups with different seeds, so that others must do."""
+    def one_beginning(self, a: str, b: str) -> bool:
+        """Whether all pairs of two groups began from the same weights, so that these must do."""
         return not self.apart[np.ix_(self.numbers[a], self.numbers[b])].any()
 
     @cached_property

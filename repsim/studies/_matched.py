@@ -75,7 +75,7 @@ class Pairs:
         return [self.grouped.numbers[a], self.grouped.numbers[b]]
 
     def _used(self, a: str, b: str) -> Bool[np.ndarray, "m m"]:
-        return np.ones_like(self.grouped.apart) if self.grouped.same_seeds(a, b) else self.grouped.apart
+        return np.ones_like(self.grouped.apart) if self.grouped.one_beginning(a, b) else self.grouped.apart
 
     def mean_within(self, group: tuple[int, ...]) -> float:
         """The mean over pairs of these networks, by number; NaN for fewer than two."""

@@ -77,7 +77,7 @@ def _contrast(found: Matched, a: str, b: str, layers: Sequence[Contrast]) -> Ite
     asked = [each for each in layers if not math.isnan(each.p)]
     values = span([each.between.value for each in layers])
     start = f"{found.name}: {a} × {b} {values}"
-    same = "; all of these pairs began from the same seed" if found.grouped.same_seeds(a, b) else ""
+    same = "; all of these pairs began from the same weights" if found.grouped.one_beginning(a, b) else ""
     if not asked:
         yield (
             f"{start}{same}: no interval, for which each group must hold three networks that do not agree exactly; no "
@@ -145,7 +145,7 @@ def metrics_facts(every: Sequence[Matched]) -> dict[str, Any]:
         "layers": list(one.layers),
         "layer_count": len(one.layers),
         "pairs": SEEDS,
-        "same_seed_pairs_only": [f"{a} × {b}" for a, b in one.grouped.pairs if one.grouped.same_seeds(a, b)],
+        "same_seed_pairs_only": [f"{a} × {b}" for a, b in one.grouped.pairs if one.grouped.one_beginning(a, b)],
         "errors": (
             "jackknife over networks; Student's 95 % intervals, each for one number alone; p-values of differences "
             "corrected by Holm over the layers of one measure and pair of groups"

@@ -127,7 +127,9 @@ def cross_layer_of(grouped: Grouped, *, metric: str | Metric = "cka") -> Part:
     reading = [mean_sentence(group, len(own), means) for group, own in grouped.groups.items()]
     reading += [f"{group} {NO_BASELINE}." for group, own in grouped.groups.items() if len(own) == 1]
     reading += [gap_sentence(a, b, gaps) for a, b in grouped.pairs]
-    reading += [f"{a} × {b}: all pairs began from the same seed." for a, b in grouped.pairs if grouped.same_seeds(a, b)]
+    reading += [
+        f"{a} × {b}: all pairs began from the same weights." for a, b in grouped.pairs if grouped.one_beginning(a, b)
+    ]
     threshold = next(iter(every.values())).blocks.threshold
     panels = {title: [m.row_model, m.col_model] for title, m in drawn.items()}
 

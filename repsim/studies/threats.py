@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NOTE = (
     "Left: mean over the layers that correspond; middle: the last of them. Right: each group against the first; bands "
     "are 95 % intervals over networks, filled where outside both baselines after Holm's correction over the layers. "
-    "Networks of one seed began from the same weights; such pairs count in no mean where there are others."
+    "Pairs of networks that began from the same weights count in no mean where there are others."
 )
 
 
