@@ -73,7 +73,7 @@ def adversarial(
     Cost:
         The attack and three forward passes; memory for one more copy of the images in float32.
     """
-    threat = ThreatModel.parse(threat) if isinstance(threat, str) else threat
+    threat = ThreatModel.of(threat, "adversarial")
     if function is not None and (steps, step_size, restarts) != (20, None, 1):
         advice = "Bind its settings to the function itself"
         raise ValueError(message("adversarial", "steps, step_size and restarts are of pgd", "a function", advice))

@@ -195,3 +195,32 @@ def test_extract_says_how_an_object_is_a_condition(function: Callable[[nn.Module
         net, data, attack=functools.partial(adversarial, threat="linf:0.2", function=foolbox.attacks.LinfPGD())
     )
     assert side.name.endswith("(Sequential, linf:0.2)")
+
+
+def test_what_foolbox_refuses_is_one_line() -> None:
+    net, (x, y) = linear(), images()
+    text = (
+        "attack: Foolbox must accept LinfFastGradientAttack with targeted=True; got unsupported criterion. "
+        "Choose another attack."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        attack(net, x, 1 - y, foolbox.attacks.LinfFastGradientAttack(), ThreatModel("linf", 0.1), targeted=True)
+
+
+@pytest.mark.parametrize("kind", [torchattacks.PGD, foolbox.attacks.LinfPGD])
+def test_a_class_is_no_attack_yet(kind: type) -> None:
+    net, (x, y) = linear(), images()
+    text = f"attack: an attack must be a function or an object; got the class {kind.__name__}. Make one of it first."
+    with pytest.raises(TypeError, match=exactly(text)):
+        attack(net, x, y, kind, ThreatModel("linf", 0.1))
+
+
+def test_what_is_no_threat_model_is_met_with_one() -> None:
+    net, (x, y) = linear(), images()
+    text = 'threat must be a ThreatModel or its text; got 0.1. Pass, say, "linf:8/255" or ThreatModel("l2", 0.5).'
+    wrong: Any = 0.1
+    with pytest.raises(TypeError, match=exactly(f"attack: {text}")):
+        attack(net, x, y, lambda net, x, y: x, wrong)
+    data = ImageSet(x, y, tuple(str(i) for i in range(len(x))), "six")
+    with pytest.raises(TypeError, match=exactly(f"adversarial: {text}")):
+        adversarial(net, data, wrong, progress=False)

@@ -316,6 +316,16 @@ def test_noisy_pretraining_draws_a_level_per_image_and_finetunes_on_clean_ones()
     assert (second.epochs, second.learning_rate) == (2, 0.01)
 
 
+@pytest.mark.parametrize(("kind", "setting"), [(MACER, {"sigma": 64.0}), (NoisyPretraining, {"sigmas": (0.0, 64.0)})])
+def test_noise_in_grey_levels_is_refused_before_the_training(kind: Any, setting: dict[str, Any]) -> None:
+    text = (
+        f"recipe: {kind.__name__}.{next(iter(setting))} must be >= 0 and <= 5; got 64.0. "
+        "Pixels are in [0, 1]: write 8/255 for 8 grey levels."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        kind(**setting)
+
+
 def test_noisy_pretraining_needs_a_level() -> None:
     text = "recipe: NoisyPretraining.sigmas must name a noise level; got none. Write (0.0,) for clean images alone."
     with pytest.raises(ValueError, match=exactly(text)):

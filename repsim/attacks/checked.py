@@ -81,7 +81,7 @@ def attack(
         >>> bound = lambda x, y: (x + 8 / 255).clamp(0, 1)
         >>> made = attack(net, x, y, lambda net, x, y: bound(x, y), threat)
     """
-    threat = ThreatModel.parse(threat) if isinstance(threat, str) else threat
+    threat = ThreatModel.of(threat, "attack")
     threat.check(images, "attack")
     check_eval(net, "attack")
     if labels.shape != (len(images),):
@@ -93,6 +93,9 @@ def attack(
     if low < 0 or high >= logits.shape[1]:
         must = f"labels must be classes of the network, 0 to {logits.shape[1] - 1}"
         raise ValueError(message("attack", must, f"{low} to {high}", "Choose the data it was trained for"))
+    if isinstance(function, type):
+        got, advice = f"the class {function.__name__}", "Make one of it first"
+        raise TypeError(message("attack", "an attack must be a function or an object", got, advice))
     function = as_function(function, net, threat, targeted=targeted)
     _check_takes(function, net, images, labels)
     # An attack that works in place moves its own copy, not what it is measured against.

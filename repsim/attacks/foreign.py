@@ -101,5 +101,8 @@ def _foolbox(
     library = sys.modules["foolbox"]
     model = library.PyTorchModel(net, bounds=(0, 1), device=x.device)
     wanted = library.criteria.TargetedMisclassification(y) if targeted else library.criteria.Misclassification(y)
-    _, clipped, _ = attack(model, x, wanted, epsilons=threat.eps)
-    return clipped
+    try:
+        return attack(model, x, wanted, epsilons=threat.eps)[1]
+    except ValueError as error:  # of criteria and settings that the attack does not take
+        must, got = f"Foolbox must accept {type(attack).__name__} with targeted={targeted}", f"{error}"
+        raise ValueError(message("attack", must, got, "Choose another attack")) from error

@@ -64,6 +64,25 @@ class ThreatModel:
             raise ValueError(message("ThreatModel", "text must be NORM:EPS", repr(text), advice)) from None
         return cls(norm, eps)  # type: ignore[arg-type]
 
+    @classmethod
+    def of(cls, threat: object, function: str) -> "ThreatModel":
+        """A threat model, or the one that its text means.
+
+        Args:
+            threat: Either.
+            function: Who asks, for messages.
+
+        Raises:
+            TypeError: Anything else.
+            ValueError: As for `parse`.
+        """
+        if isinstance(threat, str):
+            return cls.parse(threat)
+        if not isinstance(threat, ThreatModel):
+            advice = 'Pass, say, "linf:8/255" or ThreatModel("l2", 0.5)'
+            raise TypeError(message(function, "threat must be a ThreatModel or its text", repr(threat), advice))
+        return threat
+
     def __str__(self) -> str:
         levels = round(self.eps * 255)
         shorter = levels > 0 and levels / 255 == self.eps and len(f"{levels}/255") < len(repr(self.eps))

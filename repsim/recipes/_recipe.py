@@ -15,6 +15,7 @@ from repsim._checks import did_you_mean, message
 from repsim.augmentations import augmentation
 from repsim.data import ImageSet
 from repsim.models import Network
+from repsim.smoothing import MOST_NOISE
 
 Images = Float[Tensor, "b c h w"]
 Labels = Int[Tensor, " b"]
@@ -163,12 +164,13 @@ class Recipe(ABC):
         if not fits:
             raise TypeError(message("recipe", f"{where} must be {wanted}", repr(value), "Correct the setting"))
         low = 1 if name in ("epochs", "batch_size", "replays", "copies") else 0
-        high = 1.0 if name.split("_")[-1] == "eps" or name == "label_noise" else math.inf
+        noise, radius = name in ("sigma", "sigmas"), name.split("_")[-1] == "eps"
+        high = MOST_NOISE if noise else 1.0 if radius or name == "label_noise" else math.inf
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not (low <= number <= high and math.isfinite(number)):
                 limits = f">= {low} and " + (f"<= {high:g}" if math.isfinite(high) else "finite")
-                radius = high == 1 and name != "label_noise"
-                advice = "Pixels are in [0, 1]: write 8/255 for 8 grey levels" if radius else "Correct the setting"
+                pixels = "Pixels are in [0, 1]: write 8/255 for 8 grey levels"
+                advice = pixels if radius or noise else "Correct the setting"
                 raise ValueError(message("recipe", f"{where} must be {limits}", f"{number}", advice))
 
 

@@ -78,7 +78,7 @@ def dynamics(
     """
     _check(checkpoints, train, test)
     chosen = get_metric(metric)
-    ball = ThreatModel.parse(threat) if isinstance(threat, str) else threat
+    ball = None if threat is None else ThreatModel.of(threat, "dynamics")
     options = {"layers": layers, "reduction": reduction, "progress": progress}
     heads = TD(penalty=penalty, resamples=0)
     rows: list[dict[str, Any]] = []
