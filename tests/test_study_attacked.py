@@ -17,7 +17,7 @@ from repsim.adversarial import adversarial
 from repsim.attacks import ThreatModel
 from repsim.metrics import get_metric
 from repsim.models import Network
-from repsim.plots.attacked import attacked_curves
+from repsim.plots.attacked import _radius, attacked_curves
 from repsim.studies._attacked_reading import Curves, differences, reading, summary
 from repsim.studies._noise import same_norm_noise
 from repsim.studies.attacked import clean_and_attacked, curves_of, moved_features
@@ -422,3 +422,8 @@ def test_the_picture_keeps_every_text_inside_and_apart(groups: int, layers: int)
     assert all(thing.get_window_extent().x1 <= legend.x0 for thing in (*figure.axes, title))
     told = ["attack", "noise", "2/255", "4/255", "8/255", "± standard error\nover networks"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == told
+
+
+@pytest.mark.parametrize(("eps", "text"), [(8 / 255, "8/255"), (0.1, "0.1"), (0.5, "0.5"), (1.0, "1"), (0.2, "0.2")])
+def test_radii_are_written_the_shorter_way(eps: float, text: str) -> None:
+    assert _radius(eps) == text

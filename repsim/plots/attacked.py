@@ -125,4 +125,5 @@ def _layer_ticks(ax: "Axes", layers: Sequence[str], inches: float, *, last: bool
 
 def _radius(eps: float) -> str:
     levels = round(eps * 255)
-    return f"{levels}/255" if levels > 0 and abs(eps * 255 - levels) < 1e-9 else f"{eps:g}"
+    shorter = len(f"{levels}/255") < len(repr(eps))  # 1 of l2 is no number of grey levels
+    return f"{levels}/255" if shorter and levels > 0 and abs(eps * 255 - levels) < 1e-9 else f"{eps:g}"
