@@ -24,15 +24,15 @@ from repsim._pool import Pool, Side, device, dtypes, read, widths
 from repsim._precision import full_precision
 from repsim._progress import progress_bar
 from repsim.metrics._base import Cross, constant_reasons
-from repsim.metrics._streaming import HOLLOW, SHORT, Constancy
+from repsim.metrics._streaming import HOLLOW, SHARE, SHORT, Constancy
 from repsim.metrics.cka import chance_cautions, chance_of
 
 #: Bytes of held blocks and tiles; half of what is free where that is less.
 _BUDGET = 3 * 2**30
 #: Samples that are run through the networks again at once.
 _AGAIN = 256
-#: Samples, evenly spread, whose mean is the point from which features are measured.
-_SAMPLE = 512
+#: The fewest and the most samples, evenly spread, whose mean is the point from which features are measured.
+_SAMPLE = 16, 512
 
 
 @full_precision()
@@ -214,7 +214,9 @@ class _Point:
 
 def _points(side: Side, dtype: torch.dtype) -> list[_Point]:
     """Means of a sample, measured from its first row, and powers of two near the spread where that is extreme."""
-    some = torch.linspace(0, side.n - 1, min(side.n, _SAMPLE), dtype=torch.float64).round().long()
+    fewest, most = _SAMPLE
+    count = min(side.n, most, max(fewest, side.n // SHARE))
+    some = torch.linspace(0, side.n - 1, count, dtype=torch.float64).round().long()
     first: dict[int, Tensor] = {}
     total: dict[int, Tensor] = {}
     squares = [0.0] * len(side)

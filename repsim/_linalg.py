@@ -1,4 +1,4 @@
-"""Linear algebra that several families share: centring without cancellation, products of all features.
+"""Linear algebra that several families share: layers centred without cancellation, and what is made of their norms.
 
 Three rules hold throughout. Features are centred before any product, because the differences that matter
 drown in a large mean. Layers are brought to one scale, so that neither huge nor tiny features overflow. Long
@@ -13,12 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim._gemm import matmul_nt
-
-#: Bytes of one buffer of centred features while a mean or a product of narrow layers is computed.
+#: Bytes of one buffer of centred features while a mean is computed.
 _BUFFER = 4 * 2**20
-#: Total width of the narrow layers whose products are computed together.
-_GROUP = 768
 #: Bytes of the float64 rows of a layer that are multiplied at once where its Gram matrix is wanted in float64.
 _ROWS = 64 * 2**20
 
@@ -60,10 +56,24 @@ class Centred:
 
     def rows(self, start: int, stop: int, out: Tensor) -> Float[Tensor, "b p"]:
         """Centred rows start..stop, in units, written to `out` (b, p) in the working dtype."""
-        torch.sub(self.x[start:stop] if self.order is None else self.x[self.order[start:stop]], self.mean, out=out)
+        return self.finish(torch.sub(self.picked(start, stop), self.mean, out=out), start, stop)
+
+    def picked(self, start: int, stop: int) -> Float[Tensor, "b p"]:
+        """Rows start..stop as they came."""
+        return self.x[start:stop] if self.order is None else self.x[self.order[start:stop]]
+
+    def finish(self, centred: Float[Tensor, "b p"], start: int, stop: int) -> Float[Tensor, "b p"]:
+        """Brings rows start..stop, less their mean, into units and removes components, in place."""
         if self.unit != 1:
-            out.mul_(1 / self.unit)
-        return out if self.removed is None else out.addmm_(self.removed[0][start:stop], self.removed[1], alpha=-1)
+            centred.mul_(1 / self.unit)
+        if self.removed is not None:
+            centred.addmm_(self.removed[0][start:stop], self.removed[1], alpha=-1)
+        return centred
+
+    def columns(self, which: slice) -> "Centred":
+        """Some of the features; row norms stay those of all."""
+        removed = None if self.removed is None else (self.removed[0], self.removed[1][:, which])
+        return replace(self, x=self.x[:, which], mean=self.mean[which], removed=removed)
 
     def blocks(self, size: int) -> Iterator[tuple[slice, Float[Tensor, "b p"]]]:
         """All centred rows in blocks of about `size` bytes, each in the same memory."""
@@ -166,85 +176,6 @@ def without_components(layer: Centred, count: int) -> Centred:
     rounding = max(1e-10, 4 * torch.finfo(layer.x.dtype).eps)
     left = math.sqrt(float(squares.sum()))
     return replace(less, squares=squares, constant=left <= rounding * layer.norm)
-
-
-def feature_products(rows: Sequence[Centred], cols: Sequence[Centred], same: bool) -> Float[Tensor, "l l"]:
-    """Σ_{a≠b} K_ab L_ab = ‖XᵀY‖² - Σ_a K_aa L_aa of centred Gram matrices, each layer scaled to mean row norm² 1.
-
-    Args:
-        rows: r prepared layers.
-        cols: c prepared layers.
-        same: The columns are the rows again.
-
-    Returns:
-        (l, l) over the rows, followed by the columns unless they are the same: every row layer with every column
-        layer, and every layer with itself. Other entries are 0, and so are those of constant layers.
-    """
-
-    def products(left: Sequence[Centred], right: Sequence[Centred]) -> Tensor:
-        norms = _block_norms(left, right)
-        return norms - norms_of_rows(left) @ norms_of_rows(right).T
-
-    if not same:
-        full = torch.diag(torch.stack([products([a], [a])[0, 0] for a in [*rows, *cols]]))
-        full[: len(rows), len(rows) :] = torch.cat(
-            [torch.cat([products(rg, cg) for cg in _groups(cols)], 1) for rg in _groups(rows)]
-        )
-        return full
-    groups = _groups(rows)
-    grid = [[products(a, b) if i <= j else None for j, b in enumerate(groups)] for i, a in enumerate(groups)]
-    lines = []
-    for i in range(len(groups)):
-        line = []
-        for j in range(len(groups)):
-            part, mirror = grid[i][j], grid[j][i]
-            line.append(part if part is not None else mirror.T if mirror is not None else torch.empty(0))
-        lines.append(torch.cat(line, 1))
-    return torch.cat(lines)
-
-
-def _groups(layers: Sequence[Centred]) -> list[list[Centred]]:
-    """Neighbours whose widths add up to about `_GROUP`."""
-    groups: list[list[Centred]] = [[]]
-    for layer in layers:
-        if groups[-1] and sum(a.width for a in groups[-1]) + layer.width > _GROUP:
-            groups.append([])
-        groups[-1].append(layer)
-    return groups
-
-
-def _block_norms(left: Sequence[Centred], right: Sequence[Centred]) -> Float[Tensor, "l r"]:
-    """‖XᵀY‖_F² of every pair of two groups of layers, each scaled to mean row norm² 1."""
-    n, device = left[0].n, left[0].x.device
-    dtype = torch.promote_types(left[0].mean.dtype, right[0].mean.dtype)
-    wide_l, wide_r = sum(a.width for a in left), sum(b.width for b in right)
-    step = max(1, min(n, _BUFFER // (max(wide_l, wide_r) * dtype.itemsize)))
-    buffers = [torch.empty(step, w, dtype=dtype, device=device) for w in (wide_l, wide_r)]
-    twin = all(a is b for a, b in zip(left, right, strict=False)) and len(left) == len(right)
-    total = torch.zeros(wide_l, wide_r, dtype=torch.float64, device=device)
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        filled = [_fill(buffers[0], left, start, stop)]
-        filled.append(filled[0] if twin else _fill(buffers[1], right, start, stop))
-        total += matmul_nt(filled[0].T, filled[1].T)
-    sums = _segments(left, device) @ total.square_() @ _segments(right, device).T
-    factors = [torch.tensor([to_unit_rows(a) ** 2 for a in side], dtype=torch.float64) for side in (left, right)]
-    return sums * torch.outer(*factors).to(device)
-
-
-def _fill(buffer: Tensor, layers: Sequence[Centred], start: int, stop: int) -> Tensor:
-    at = 0
-    for layer in layers:
-        out = buffer[: stop - start, at : at + layer.width]
-        layer.rows(start, stop, out)
-        at += layer.width
-    return buffer[: stop - start]
-
-
-def _segments(layers: Sequence[Centred], device: torch.device) -> Float[Tensor, "l w"]:
-    """1 where a column of the concatenated features belongs to the layer."""
-    owner = torch.repeat_interleave(torch.tensor([a.width for a in layers]))
-    return torch.nn.functional.one_hot(owner, len(layers)).T.double().to(device)
 
 
 def to_unit_rows(layer: Centred) -> float:

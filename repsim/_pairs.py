@@ -282,11 +282,12 @@ def hsic(
         self_pairs: e = 1.
     """
     e = float(self_pairs)
-    sums = sums + e * diagonal
+    if self_pairs:
+        sums = sums + diagonal
     g = weights / (weights.sum() - 2 * weights + 2 * e)
     level = sums @ g
     mixed = (sums * g) @ sums.T - torch.outer(level, level) / (1 + g.sum())
-    return products + e * (diagonal * weights) @ diagonal.T - 2 * mixed
+    return products - 2 * mixed + ((diagonal * weights) @ diagonal.T if self_pairs else 0)
 
 
 def has_hsic(weights: Float[Tensor, "b n"], *, self_pairs: bool) -> list[bool]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import repsim
-from repsim import Activations, CautionWarning, _linalg, _pairs
+from repsim import Activations, CautionWarning, _feature_products, _linalg, _pairs
 from repsim.metrics import cka as cka_module
 from repsim.metrics import get_metric, metric_name
 from repsim.metrics.cka import CKA
@@ -79,11 +79,12 @@ def by_route(monkeypatch: pytest.MonkeyPatch, route: str) -> None:
 
 
 # Bytes and widths so small that 37 rows of these layers take several tiles, row blocks, groups and partial sums.
-CRAMPED = {"_TILES": 7 * 8 * 100, "_BUFFER": 5 * 8 * 20, "_GROUP": 12, "_SHORT": 30}
+CRAMPED = {"_TILES": 7 * 8 * 100, "_BUFFER": 5 * 8 * 20, "_GROUP": 12, "_ROWS": 5, "_PARTNERS": 2, "_SHORT": 30}
 
 
 def cramp(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
-    monkeypatch.setattr(_pairs if hasattr(_pairs, name) else _linalg, name, value)
+    owner = next(module for module in (_feature_products, _pairs, _linalg) if hasattr(module, name))
+    monkeypatch.setattr(owner, name, value)
 
 
 @FORMS

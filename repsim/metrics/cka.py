@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._checks import message, some
+from repsim._feature_products import feature_products
 from repsim._linalg import (
     Centred,
     centre,
-    feature_products,
     norms_of_rows,
     to_unit_rows,
     without_components,
@@ -197,9 +197,9 @@ class CKA(KernelAlignment):
         return super().bootstrapped(rows, cols, counts if kept is None else counts[:, kept.to(counts.device)])
 
     def _sums(self, kernels: Sequence[Any], r: int) -> tuple[Tensor, Tensor]:
-        sums = -norms_of_rows([k.layer for k in kernels])  # centred Grams add up to 0 in each row
         features, tiles = _costs(kernels, r, 0)
-        return (feature_products(*_layers(kernels, r)) if features <= tiles else pair_products(kernels)), sums
+        products = feature_products(*_layers(kernels, r)) if features <= tiles else pair_products(kernels)
+        return products, norms_of_rows([k.layer for k in kernels]).neg_()  # centred Grams add up to 0 in each row
 
     def _resampled(
         self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]
