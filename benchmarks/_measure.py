@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -61,19 +62,21 @@ class Timings:
         return Timings(added)
 
 
-def interleave(work: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True) -> Timings:
+def interleave(work: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool = True, memory: float = 0) -> Timings:
     """Runs every piece of work once per round, one after the other, so that drift meets all alike.
 
     Args:
         work: Name -> what to time.
         rounds: How often.
         warm: Run everything once before, untimed.
+        memory: GiB that are made sure to be at hand before each piece.
     """
     found = Timings({name: [] for name in work})
     for count in range(rounds + warm):
         for name, run in work.items():
             found.results.pop(name, None)  # the memory of the last round is this round's to use
             gc.collect()
+            have_at_hand(memory)
             start = time.perf_counter()
             result = run()
             if torch.cuda.is_available():
@@ -83,6 +86,15 @@ def interleave(work: Mapping[str, Callable[[], Any]], rounds: int, *, warm: bool
             if count >= warm:
                 found.seconds[name].append(seconds)
     return found
+
+
+def have_at_hand(memory: float) -> None:
+    """Touches and frees some GiB.
+
+    The host of a virtual machine takes memory back that has been idle for some seconds. Its first touch then costs any
+    program 2 s per GiB here, and 0.1 s otherwise, which is no property of what is measured.
+    """
+    np.empty(int(memory * 2**30), np.uint8)[::4096] = 0
 
 
 def gemm_rates(a: Tensor | None = None, b: Tensor | None = None, *, repeats: int = 8) -> dict[str, float]:

@@ -7,7 +7,8 @@
 What is measured:
 
     buffers     Images per second of `extract` into memory, 28 layers of a ResNet-20 flattened (1.1 MB per image),
-                against bare forward passes in batches of the same size; and against keeping clones in hooks.
+                against bare forward passes in batches of the same size; the same into buffers that have been written
+                to before; and against keeping clones in hooks.
     batch size  `extract(batch_size=512)` against the fastest of 32 to 512, and the same for bare passes.
     decoding    The second `load_data` of an image folder, from the cache of decoded images, against the first.
     import      Seconds of `import repsim` less those of `import torch`, each in fresh processes.
@@ -36,8 +37,10 @@ from _measure import (
 )
 
 import repsim
+from repsim._forward import Forward
 from repsim.extraction import CPU_ROWS, select_layers
 from repsim.models import Network
+from repsim.reductions import find_reduction
 
 SIZES = (32, 64, 128, 256, 512)
 
@@ -56,13 +59,16 @@ def main() -> None:
 
 
 def buffers(net: Network, images: repsim.ImageSet, rounds: int) -> None:
+    room = {layer: torch.zeros_like(x) for layer, x in take(net, images, CPU_ROWS).features.items()}
     times = interleave(
         {
             "extract": lambda: take(net, images, CPU_ROWS),
+            "there": lambda: into(room, net, images, CPU_ROWS),
             "forward": lambda: forward(net, images, CPU_ROWS),
             "clones": lambda: clones(net, images, CPU_ROWS),
         },
         rounds,
+        memory=len(images) / 256,
     )
     found = times.results["extract"]
     table = Table(f"Extraction: {len(found)} layers, {len(images):,} images, batches of {CPU_ROWS}")
@@ -70,13 +76,28 @@ def buffers(net: Network, images: repsim.ImageSet, rounds: int) -> None:
         rates = [len(images) / times.median(name) for name in ("extract", against)]
         note = f"{rates[0]:,.0f} against {rates[1]:,.0f} images per second"
         table.row(f"images per second of extract / of {what}", times.ratio(against, "extract"), note)
+    rates = [len(images) / times.median(name) for name in ("there", "forward")]
+    note = f"{rates[0]:,.0f} against {rates[1]:,.0f} images per second"
+    table.row("the same of its hooks into buffers that are there already", times.ratio("forward", "there"), note)
     kept = times.results["clones"]
-    same = all(torch.equal(x, kept[layer]) for layer, x in found.features.items())
+    same = all(torch.equal(x, kept[layer]) and torch.equal(x, room[layer]) for layer, x in found.features.items())
     table.row("bitwise equal to the clones", str(same))
 
 
 def take(net: Network, images: repsim.ImageSet, batch: int) -> repsim.Activations:
     return repsim.extract(net, images, layers=CONVS_AND_BLOCKS, reduction="flatten", batch_size=batch, progress=False)
+
+
+def into(room: dict[str, torch.Tensor], net: Network, images: repsim.ImageSet, batch: int) -> None:
+    """What `extract` does, without the first touch of the memory that it fills."""
+    at = 0
+
+    def write(layer: str, rows: torch.Tensor) -> None:
+        room[layer][at : at + len(rows)] = rows
+
+    with Forward(net, CONVS_AND_BLOCKS, find_reduction("flatten"), "benchmark", None).recording(write) as run:
+        for at in range(0, len(images), batch):
+            run(images.pixels(slice(at, at + batch)))
 
 
 def clones(net: Network, images: repsim.ImageSet, batch: int) -> dict[str, torch.Tensor]:
@@ -102,7 +123,7 @@ def batch_sizes(net: Network, images: repsim.ImageSet, rounds: int) -> None:
     sizes = [size for size in SIZES if size <= len(images)]
     extracts = {f"extract {size}": lambda size=size: take(net, images, size).layers for size in sizes}
     passes = {f"forward {size}": lambda size=size: forward(net, images, size) for size in sizes}
-    times = interleave({**extracts, **passes}, rounds)
+    times = interleave({**extracts, **passes}, rounds, memory=len(images) / 512)
     table = Table(f"Batch sizes {', '.join(map(str, sizes))}: {len(images):,} images")
     for kind in ("extract", "forward"):
         rates = {size: len(images) / times.median(f"{kind} {size}") for size in sizes}

@@ -154,6 +154,7 @@ def end_to_end(args: argparse.Namespace) -> None:
             "forward": lambda: [forward(net, images, batch) for net in nets],
         },
         args.rounds,
+        memory=0 if args.quick else 3,
     )
     after = gemm_rates(gram)
     operations = 2 * 10 / 16 * 2 * len(images) ** 2 * sum(widths)

@@ -36,6 +36,7 @@ from _measure import (
     calibrated,
     forward,
     gemm_rates,
+    have_at_hand,
     in_fresh_process,
     interleave,
     load_images,
@@ -52,6 +53,8 @@ from repsim.models import Network
 from repsim.similarity import SimilarityMatrix
 
 BATCH = 256
+#: GiB that are at hand when a clock starts.
+MEMORY = 4
 
 
 def main() -> None:
@@ -100,7 +103,7 @@ def minibatch(args: argparse.Namespace, architecture: str, weights: str | None, 
     times = Timings(seconds)
     with other_packages(args, images, batch, side.layers, (architecture, weights, args.normalize)) as packages:
         for count in range(args.rounds):
-            times = interleave(work, 1, warm=count == 0)
+            times = interleave(work, 1, warm=count == 0, memory=0 if args.quick else MEMORY)
             for name, spent in [*times.seconds.items(), *packages.run().items()]:
                 seconds.setdefault(name, []).extend(spent)
     times = Timings(seconds, times.results)
@@ -176,6 +179,7 @@ class Packages:
             if self._python is None or package in self.failed:
                 continue
             try:
+                have_at_hand(MEMORY)
                 spent, matrix, labels = run_package(self._python, package, self._folder)
                 seconds[package], self.found[package] = [spent], (matrix, labels)
             except RuntimeError as error:
@@ -211,6 +215,7 @@ def exact(args: argparse.Namespace) -> None:
         },
         1,
         warm=False,
+        memory=0 if args.quick else MEMORY,
     )
     table = Table(f"Exact CKA from images, computed again: {len(side)} × {len(side)} layers, n = {n:,}")
     floor = times.median("forward") + 2 * n * n * sum(side.widths) / rate
