@@ -42,6 +42,7 @@ from _measure import (
     load_images,
     load_pair,
     peak_added,
+    peers_python,
 )
 from heatmap import PACKAGES, exact_cka, run_package, save_work, worst
 
