@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from repsim._checks import message, some
 from repsim._forward import CPU_ROWS, name_of
 from repsim._progress import progress_bar
-from repsim.data import ImageSet
+from repsim.data import ImageSet, check_image_set
 
 #: Noise is drawn for this many numbers at once (64 MiB), and for this many rows at most. What an image is given
 #: depends on these two, its shape and the number of draws alone, never on the batch size.
@@ -48,6 +48,7 @@ def noisy_answers(
     Raises:
         ValueError: A network in training mode, or one without finite logits for each image.
     """
+    check_image_set(function, data)
     if batch_size < 1:
         raise ValueError(message(function, "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
     if training := [name or type(net).__name__ for name, module in net.named_modules() if module.training]:

@@ -16,7 +16,7 @@ from repsim.attacks.checked import answers
 from repsim.attacks.foreign import library_of
 from repsim.attacks.gradient import check_eval
 from repsim.attacks.threat import Images, check_inside
-from repsim.data import ImageSet
+from repsim.data import ImageSet, check_image_set
 
 #: How `extract(attack=...)` may be told what to do: a threat model, its text, or a function that makes the set.
 Condition = ThreatModel | str | Callable[[nn.Module, ImageSet], ImageSet]
@@ -169,6 +169,10 @@ def under(net: nn.Module, data: object, condition: Condition, *, progress: bool 
 
 
 def _check_data(data: ImageSet, targets: Tensor | None, batch_size: int, rounded: bool) -> None:
+    check_image_set("adversarial", data)
+    if targets is not None and not isinstance(targets, Tensor):
+        advice = "Convert it with torch.as_tensor"
+        raise TypeError(message("adversarial", "targets must be a tensor", type(targets).__name__, advice))
     if batch_size < 1:
         raise ValueError(message("adversarial", "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
     if targets is not None and (targets.shape != (len(data),) or targets.dtype != torch.int64):

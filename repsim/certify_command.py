@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repsim._console import NETWORK, NORMALIZE, add_images, asked_images, named_network, number, print_table
+from repsim._console import NETWORK, NORMALIZE, add_images, asked_images, fraction, named_network, number, print_table
 from repsim._files import whole_file, write_text
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `repsim certify` takes to its parser."""
     parser.add_argument("network", metavar="NETWORK", help=NETWORK)
-    text = "standard deviation of the noise, in pixels of [0, 1]"
-    parser.add_argument("--sigma", type=float, required=True, help=text)
+    text = "standard deviation of the noise, in pixels of [0, 1], as in 0.25 or 64/255"
+    parser.add_argument("--sigma", type=fraction, required=True, help=text)
     parser.add_argument("--n0", type=int, default=100, help="draws that select the class; default 100")
     parser.add_argument("--n", type=int, default=10_000, help="draws that certify it; default 10000")
     parser.add_argument("--alpha", type=float, default=0.001, help="chance that a certificate is wrong; default 0.001")

@@ -14,7 +14,7 @@ from torch import Tensor
 from repsim._checks import did_you_mean, message
 from repsim._progress import progress_bar
 from repsim.attacks.threat import Images
-from repsim.data import ImageSet
+from repsim.data import ImageSet, check_image_set
 
 #: Images that are corrupted at once.
 _ROWS = 256
@@ -53,6 +53,7 @@ def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = 
         >>> corrupt(load_data("digits", limit=20), "blur:3").name
         'digits/test under blur:3'
     """
+    check_image_set("corrupt", data)
     name, chosen, severity = parse_corruption(corruption)
     channels, height, width = data.images.shape[1:]
     if chosen.channels and channels not in chosen.channels:

@@ -48,6 +48,10 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, n = self.images, len(self.ids)
+        for what, given in (("images", images), ("labels", self.labels)):
+            if not isinstance(given, Tensor):
+                got, advice = type(given).__name__, "Convert it with torch.as_tensor"
+                raise TypeError(message("ImageSet", f"{what} must be a tensor", got, advice))
         if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
             got = f"{str(images.dtype).removeprefix('torch.')} of shape {tuple(images.shape)}"
             advice = "Add the channel axis, or convert with images.to(torch.uint8)"
@@ -113,8 +117,25 @@ class ImageSet:
         return images.float().div_(255) if images.dtype == torch.uint8 else images.float()
 
     def take(self, rows: Sequence[int] | Tensor) -> "ImageSet":
-        """The set of these rows, in this order."""
+        """The set of these rows, in this order: numbers from 0 to n - 1, or n times whether a row is taken.
+
+        Raises:
+            TypeError: Anything but integers or truth values.
+            ValueError: No rows, rows that are not there, or truth values for another number of rows.
+        """
         index = torch.as_tensor(rows)
+        if index.dtype == torch.bool and index.shape == (len(self),):
+            index = index.nonzero()[:, 0]
+        if index.numel() == 0:
+            raise ValueError(message("ImageSet.take", "there must be images", "no rows", "Name at least one"))
+        if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
+            got = f"{str(index.dtype).removeprefix('torch.')} of shape {tuple(index.shape)}"
+            must = f"rows must be integers, or {len(self)} truth values"
+            raise TypeError(message("ImageSet.take", must, got, "Pass a list of row numbers"))
+        low, high = (int(v) for v in index.aminmax())
+        if low < 0 or high >= len(self):
+            must, got = f"rows must lie in 0 to {len(self) - 1}", f"{low if low < 0 else high}"
+            raise ValueError(message("ImageSet.take", must, got, "Count rows from 0"))
         ids = tuple(self.ids[i] for i in index.tolist())
         origin = None if self.origin is None else self.origin.take(index)
         return replace(self, images=self.images[index], labels=self.labels[index], ids=ids, origin=origin)
@@ -152,6 +173,19 @@ class ImageSet:
         """
         keys = (hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest()[:8] for name in self.ids[rows])
         return [torch.Generator().manual_seed(int.from_bytes(key, "big")) for key in keys]
+
+
+def check_image_set(function: str, *given: object) -> None:
+    """Where pixels alone will not do: images need labels and ids there.
+
+    Args:
+        function: Who asks, for messages.
+        given: What must be `ImageSet`s.
+    """
+    for data in given:
+        if not isinstance(data, ImageSet):
+            got, advice = type(data).__name__, "Use load_data(...), or make one: ImageSet(images, labels, ids, name)"
+            raise TypeError(message(function, "images must come as an ImageSet", got, advice))
 
 
 def load_data(

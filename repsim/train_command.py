@@ -56,6 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
     if state.exists() and not arguments.resume:
         advice = "Pass --resume to go on with it, or delete the file to begin anew"
         raise ValueError(message("train", "an unfinished training must not be lost", str(state), advice))
+    if arguments.resume and not state.exists() and arguments.out.exists():
+        advice = "Leave --resume out to train it anew"
+        got = f"{arguments.out}, which is finished"
+        raise ValueError(message("train", "--resume must find an unfinished training or none", got, advice))
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise ValueError(message("train", "--threads must be at least 1", f"{arguments.threads}", "Leave it out"))
@@ -126,11 +130,12 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """JSON, a fraction such as 8/255, or else the text itself."""
+    from repsim._console import fraction
+
     try:
         return json.loads(text)
     except ValueError:
-        above, _, below = text.partition("/")
         try:
-            return float(above) / float(below)
-        except (ValueError, ZeroDivisionError):
+            return fraction(text)
+        except ValueError:
             return text

@@ -120,7 +120,7 @@ def test_the_text_says_of_which_network_and_how_sure(found: Run) -> None:
 
 
 def test_few_images_and_draws(tmp_path: Path) -> None:
-    options = ["--limit", 10, "--sigma", 0.2, "--n0", 1, "--n", 10, "--device", "cpu", "--split", "train"]
+    options = ["--limit", 10, "--sigma", "51/255", "--n0", 1, "--n", 10, "--device", "cpu", "--split", "train"]
     made = ran(tmp_path, *options, network="digits_resnet8")
     assert made.code == 0
     assert "digits_resnet8: untrained: random weights" in made.out.splitlines()

@@ -119,6 +119,42 @@ def test_floating_point_images_come_out_as_they_went_in(dtype: torch.dtype) -> N
     assert torch.equal(pixels, images.float())
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"images": [[1]]}, "ImageSet: images must be a tensor; got list. Convert it with torch.as_tensor."),
+        ({"labels": np.zeros(3)}, "ImageSet: labels must be a tensor; got ndarray. Convert it with torch.as_tensor."),
+    ],
+)
+def test_arrays_that_are_no_tensors_are_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=exactly(text)):
+        small_set(**changes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "text"),
+    [
+        ([], ValueError, "there must be images; got no rows. Name at least one."),
+        ([0, 3], ValueError, "rows must lie in 0 to 2; got 3. Count rows from 0."),
+        ([-1], ValueError, "rows must lie in 0 to 2; got -1. Count rows from 0."),
+        ([0.0], TypeError, "rows must be integers, or 3 truth values; got float32 of shape (1,). "),
+        ([True], TypeError, "rows must be integers, or 3 truth values; got bool of shape (1,). "),
+        ([[0, 1]], TypeError, "rows must be integers, or 3 truth values; got int64 of shape (1, 2). "),
+        ([False, False, False], ValueError, "there must be images; got no rows. Name at least one."),
+    ],
+    ids=str,
+)
+def test_rows_that_cannot_be_taken(rows: Any, kind: type[Exception], text: str) -> None:
+    advice = "Pass a list of row numbers." if kind is TypeError else ""
+    with pytest.raises(kind, match=exactly(f"ImageSet.take: {text}{advice}")):
+        small_set().take(rows)
+
+
+def test_rows_may_be_truth_values() -> None:
+    data = small_set()
+    assert data.take([True, False, True]).ids == data.take(torch.tensor([True, False, True])).ids == ("a", "c")
+
+
 def test_take_keeps_images_labels_and_ids_together() -> None:
     data = small_set(labels=torch.tensor([5, 6, 7]), classes=("x",) * 8)
     taken = data.take([2, 0])

@@ -118,6 +118,12 @@ def test_it_goes_on_where_it_was(
         short(out)
     short(out, "--resume")
     assert not state.exists()
+    text = (
+        f"train: --resume must find an unfinished training or none; got {out}, which is finished. "
+        "Leave --resume out to train it anew."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        short(out, "--resume")
     a, b = (load_model(path).net.state_dict() for path in (out, whole))
     assert all(torch.equal(a[key], b[key]) for key in a)
     capsys.readouterr()

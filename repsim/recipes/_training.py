@@ -18,7 +18,7 @@ from repsim._checks import message
 from repsim._progress import progress_bar
 from repsim.augmentations import Step, augmentation
 from repsim.checkpoints import read_checkpoint, save_checkpoint, weights_digest
-from repsim.data import ImageSet
+from repsim.data import ImageSet, check_image_set
 from repsim.models import Network, load_model
 from repsim.recipes._recipe import Recipe, Run, Stage
 from repsim.recipes._scores import scores_of
@@ -88,6 +88,7 @@ def train(
         One forward and one backward pass per image, epoch and gradient evaluation. A state takes about twice the room
         of the weights; the images stay as they are in `data`.
     """
+    check_image_set("train", data, test)
     if seed < 0:
         raise ValueError(message("train", "seed must be >= 0", f"{seed}", "Choose another"))
     classes = max(int(data.labels.max()), int(test.labels.max())) + 1

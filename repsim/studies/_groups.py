@@ -12,7 +12,7 @@ from repsim._checks import message
 from repsim._forward import Layers
 from repsim._matching import matched_layers
 from repsim.activations import Activations
-from repsim.data import ImageSet
+from repsim.data import ImageSet, check_image_set
 from repsim.models import Network
 from repsim.studies._features import features
 
@@ -65,6 +65,7 @@ class Grouped:
     @classmethod
     def of(cls, groups: Groups, data: ImageSet, *, layers: Layers, reduction: str, function: str) -> "Grouped":
         """Runs every network of all groups over the images, once."""
+        check_image_set(function, data)
         every = [network for networks in groups.values() for network in networks]
         found = features(every, data, layers=layers, reduction=reduction)
         return cls({group: {n.name: found[n.name] for n in networks} for group, networks in groups.items()}, function)

@@ -16,7 +16,7 @@ import torch
 
 from repsim._checks import message
 from repsim._forward import Layers
-from repsim.data import ImageSet
+from repsim.data import ImageSet, check_image_set
 from repsim.metrics import get_metric
 from repsim.metrics.cka import CKA
 from repsim.metrics.transferred import TD
@@ -255,6 +255,7 @@ def _before_the_head(home: Asked) -> str:
 
 def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: ImageSet, metric: str | TD) -> TD:
     """What must hold before any network runs."""
+    check_image_set("judge", train, test)
     chosen = get_metric(metric)
     if not isinstance(chosen, TD) or chosen.fit_rows is not None:
         advice = 'Pass "td", or "td(...)" without fit_rows'
