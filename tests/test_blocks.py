@@ -269,13 +269,14 @@ def dominated(n: int = 120, layers: int = 8) -> Activations:
 
 
 def test_blocks_of_one_component_are_gone_without_it() -> None:
-    report = block_report(dominated())
+    side = dominated()
+    report = block_report(side)
     assert report.whole.score == 1
     assert [(s.start, s.stop) for s in report.whole.blocks] == [(0, 8)]
     assert report.without_first.score == 0
     assert report.without_first.blocks == ()
     assert report.top_share.min() > 0.9
-    assert facts(report.whole) == facts(blocks(compare(dominated(), dominated(), "cka")))
+    assert facts(report.whole) == facts(blocks(compare(side, side, "cka")))
     assert report.matrix_without_first.metric == "cka(without_components=1)"
 
 

@@ -22,7 +22,7 @@ def distance(a: np.ndarray, b: np.ndarray, kind: str) -> float:
 def rdm(x: np.ndarray, kind: str) -> np.ndarray:
     """The strict upper triangle of the dissimilarity matrix, row by row."""
     x = np.asarray(x, dtype=np.float64)
-    x = x / np.abs(x).max()
+    x = x / (np.abs(x).max() or 1)
     return np.array([distance(x[i], x[j], kind) for i, j in itertools.combinations(range(len(x)), 2)])
 
 
