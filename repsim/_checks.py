@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -29,6 +30,18 @@ def some(names: Iterable[str], *, count: int = 4) -> str:
     names = list(names)
     rest = f", … ({len(names) - count} more)" if len(names) > count else ""
     return ", ".join(names[:count]) + rest if names else "none"
+
+
+def fraction(text: str) -> float:
+    """A number written as such or as a fraction, "0.25" or "64/255".
+
+    Raises:
+        ValueError: Any other text.
+    """
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ZeroDivisionError, OverflowError) as error:
+        raise ValueError(text) from error
 
 
 def is_finite(x: Tensor) -> bool:

@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +79,6 @@ def _normalization(text: str | None) -> str | tuple[tuple[float, ...], tuple[flo
         advice = "Write means and stds as in .5,.5,.5/.2,.2,.2"
         raise ValueError(message("repsim", "--normalize must be known", repr(text), advice)) from error
     return mean, std
-
-
-def fraction(text: str) -> float:
-    """A number written as such or as a fraction, "0.25" or "64/255".
-
-    Raises:
-        ValueError: Any other text.
-    """
-    try:
-        return float(Fraction(text.replace(" ", "")))
-    except ZeroDivisionError as error:
-        raise ValueError(text) from error
 
 
 def read_tasks(path: Path) -> dict[str, Groups]:

@@ -34,7 +34,7 @@ def feature_products(rows: Sequence[Centred], cols: Sequence[Centred], same: boo
         (l, l) over the rows, followed by the columns unless they are the same: every row layer with every column
         layer, and every layer with itself. Other entries are 0, and so are those of constant layers.
 
-    Cost: n (Σp)(Σq) multiplications, half of them where both are the same; memory: 20 MB on a CPU, whatever the sizes.
+    Cost: n (Σp)(Σq) multiplications, half of them where both are the same; memory: some 30 MB on a CPU.
     """
     layers = list(rows) if same else [*rows, *cols]
     scale = torch.tensor([to_unit_rows(a) ** 2 for a in layers], dtype=torch.float64, device=layers[0].x.device)

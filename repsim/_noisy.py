@@ -47,6 +47,7 @@ def noisy_answers(
 
     Raises:
         ValueError: A network in training mode, or one without finite logits for each image.
+        TypeError: Images that are no `ImageSet`.
     """
     check_image_set(function, data)
     if batch_size < 1:

@@ -65,7 +65,7 @@ def adversarial(
     Raises:
         ValueError: As for `attack` and `pgd`; targets of another length, a network in half precision, rounding asked of
             images that are not uint8, settings of `pgd` for another function.
-        TypeError: As for `attack`.
+        TypeError: As for `attack`; images that are no `ImageSet`, targets that are no tensor.
 
     Source:
         Madry, Makelov, Schmidt, Tsipras, Vladu 2018, arXiv 1706.06083, also for the length of a step.

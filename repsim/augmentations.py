@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repsim._checks import did_you_mean, message
+from repsim._checks import did_you_mean, fraction, message
 from repsim.attacks.threat import Images
 
 #: Images in, changed images out; all that is random comes from the generator.
@@ -87,10 +87,9 @@ def augmentation(text: str) -> Step:
 
 def amount(text: str) -> float:
     """A number written as such or as a fraction, "0.1" or "8/255"; NaN for any other text."""
-    above, slash, below = text.partition("/")
     try:
-        return float(above) / float(below) if slash else float(above)
-    except (ValueError, ZeroDivisionError):
+        return fraction(text)
+    except ValueError:
         return math.nan
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repsim._console import NETWORK, NORMALIZE, add_images, asked_images, fraction, named_network, number, print_table
+from repsim._checks import fraction
+from repsim._console import NETWORK, NORMALIZE, add_images, asked_images, named_network, number, print_table
 from repsim._files import whole_file, write_text
 
 if TYPE_CHECKING:

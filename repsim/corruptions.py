@@ -41,6 +41,7 @@ def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = 
     Raises:
         ValueError: An unknown corruption or severity, saturation of images without colour, jpeg of images that are
             neither grey nor RGB, patch_shuffle of images whose sides 4 does not divide.
+        TypeError: Images that are no `ImageSet`.
 
     Source:
         Hendrycks, Dietterich 2019, arXiv 1903.12261 (levels); Zhang, Zhu 2019, arXiv 1905.09797 (patch_shuffle).

@@ -120,8 +120,8 @@ class ImageSet:
         """The set of these rows, in this order: numbers from 0 to n - 1, or n times whether a row is taken.
 
         Raises:
-            TypeError: Anything but integers or truth values.
-            ValueError: No rows, rows that are not there, or truth values for another number of rows.
+            TypeError: Anything but a list of integers or n truth values.
+            ValueError: No rows, or rows that are not there.
         """
         index = torch.as_tensor(rows)
         if index.dtype == torch.bool and index.shape == (len(self),):

@@ -221,6 +221,7 @@ def certify(
     Raises:
         ValueError: A network in training mode or without finite logits for each image; labels that are none of its
             classes; settings out of range, or too few draws to certify anything at alpha.
+        TypeError: Images that are no `ImageSet`.
 
     Source:
         CERTIFY of Cohen, Rosenfeld, Kolter 2019, arXiv 1902.02918; bound: Clopper, Pearson 1934, Biometrika 26.
@@ -280,6 +281,7 @@ def predict(
 
     Raises:
         ValueError: As `certify`; labels are not asked for.
+        TypeError: As `certify`.
 
     Source:
         PREDICT of Cohen, Rosenfeld, Kolter 2019, arXiv 1902.02918; test: Hung, Fithian 2019, Ann. Statist. 47.

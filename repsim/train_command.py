@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from repsim._checks import did_you_mean, message
+from repsim._checks import did_you_mean, fraction, message
 
 _RECIPES = "standard, pgd, trades, fast, free, noise, macer, noisy_pretraining, mixup or cutmix"
 
@@ -130,8 +130,6 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """JSON, a fraction such as 8/255, or else the text itself."""
-    from repsim._console import fraction
-
     try:
         return json.loads(text)
     except ValueError:

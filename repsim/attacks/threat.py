@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Real
 from typing import Literal
 
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repsim._checks import message
+from repsim._checks import fraction, message
 
 Images = Float[Tensor, "b c h w"]
 #: Where random starts come from: one generator for all images, or one per image.
@@ -58,8 +57,8 @@ class ThreatModel:
         """
         norm, _, radius = (part.strip() for part in text.partition(":"))
         try:
-            eps = float(Fraction(radius.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
+            eps = fraction(radius)
+        except ValueError:
             advice = 'Write, say, "linf:8/255" or "l2:0.5"'
             raise ValueError(message("ThreatModel", "text must be NORM:EPS", repr(text), advice)) from None
         return cls(norm, eps)  # type: ignore[arg-type]

@@ -81,6 +81,7 @@ def train(
     Raises:
         ValueError: A negative seed, a start of another architecture, a state file of another training, an
             augmentation whose images are no images any more.
+        TypeError: Images that are no `ImageSet`.
         RuntimeError: Weights or answers that are no longer finite.
         OSError: The state could not be written; what was written before is whole.
 

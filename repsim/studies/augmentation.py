@@ -114,6 +114,7 @@ def judge(
     Raises:
         ValueError: One network of a strategy or unequally many, the same weights twice in a strategy, other
             architectures, tasks that do not fit the labels, the same images to fit on and to ask about.
+        TypeError: Images that are no `ImageSet`.
 
     Source:
         The question: Feng, Zhai, He, Wang, Dong 2020, arXiv 2007.12446. The protocol is this project's own,
