@@ -123,15 +123,18 @@ class ImageSet:
             TypeError: Anything but a list of integers or n truth values.
             ValueError: No rows, or rows that are not there.
         """
-        index = torch.as_tensor(rows)
+        must, advice = f"rows must be integers, or {len(self)} truth values", "Pass a list of row numbers"
+        try:
+            index = torch.as_tensor(rows)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(message("ImageSet.take", must, repr(rows), advice)) from error
         if index.dtype == torch.bool and index.shape == (len(self),):
             index = index.nonzero()[:, 0]
         if index.numel() == 0:
             raise ValueError(message("ImageSet.take", "there must be images", "no rows", "Name at least one"))
         if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
             got = f"{str(index.dtype).removeprefix('torch.')} of shape {tuple(index.shape)}"
-            must = f"rows must be integers, or {len(self)} truth values"
-            raise TypeError(message("ImageSet.take", must, got, "Pass a list of row numbers"))
+            raise TypeError(message("ImageSet.take", must, got, advice))
         low, high = (int(v) for v in index.aminmax())
         if low < 0 or high >= len(self):
             must, got = f"rows must lie in 0 to {len(self) - 1}", f"{low if low < 0 else high}"

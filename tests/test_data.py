@@ -138,6 +138,8 @@ def test_arrays_that_are_no_tensors_are_refused(changes: dict[str, Any], text: s
         ([0, 3], ValueError, "rows must lie in 0 to 2; got 3. Count rows from 0."),
         ([-1], ValueError, "rows must lie in 0 to 2; got -1. Count rows from 0."),
         ([0.0], TypeError, "rows must be integers, or 3 truth values; got float32 of shape (1,). "),
+        (["a"], TypeError, "rows must be integers, or 3 truth values; got ['a']. "),
+        (None, TypeError, "rows must be integers, or 3 truth values; got None. "),
         ([True], TypeError, "rows must be integers, or 3 truth values; got bool of shape (1,). "),
         ([[0, 1]], TypeError, "rows must be integers, or 3 truth values; got int64 of shape (1, 2). "),
         ([False, False, False], ValueError, "there must be images; got no rows. Name at least one."),
