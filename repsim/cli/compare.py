@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `repsim compare` takes to its parser."""
     parser.add_argument("a", metavar="A", help=NETWORK)
     parser.add_argument("b", metavar="B", help="the other network, or the same one again")
-    metric = 'repeatable, as in td or "td(seed=1)"; default cka and td, with --live cka_minibatch'
-    parser.add_argument("--metric", action="append", help=metric)
+    metric = 'repeatable, as in td, "td(seed=1)" or "my.module:Mine(setting=1)"; default cka and td, with --live '
+    parser.add_argument("--metric", action="append", help=metric + "cka_minibatch")
     add_images(parser, seed="what is random in attacks and corruptions")
     parser.add_argument("--normalize", help=f"of both networks: {NORMALIZE}")
     parser.add_argument("--normalize-a", help="of A alone")
