@@ -99,4 +99,6 @@ def name_of(net: nn.Module) -> str:
 
 def provenance_of_network(net: nn.Module) -> dict[str, Any]:
     """Where a network came from, as far as it says."""
-    return dict(getattr(bare(net, until=Network), "provenance", {"architecture": type(bare(net)).__name__}))
+    inside = bare(net)
+    known = getattr(bare(net, until=Network), "provenance", {"architecture": type(inside).__name__})
+    return {**known, "parameters": sum(p.numel() for p in inside.parameters() if not nn.parameter.is_lazy(p))}

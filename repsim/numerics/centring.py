@@ -142,7 +142,13 @@ def centre(x: Float[Tensor, "n p"], dtype: torch.dtype) -> CentredLayer:
     level = math.sqrt(n) * float(torch.linalg.vector_norm(mean.double() / unit))
     # Policy: rounding of a constant is not a spread. float64 allows 1e-12 of the norm, narrower types their own.
     rounding = max(1e-12, torch.finfo(x.dtype).eps / 2)
-    return CentredLayer(x, mean, unit, squares, spread <= rounding * math.hypot(spread, level))
+    constant = spread <= rounding * math.hypot(spread, level)
+    if constant and spread > 0 and torch.finfo(x.dtype).bits <= 16:
+        # One large feature rounds by more than all others may vary: each is held against its own size.
+        whole = x.double()
+        offsets = (whole - mean.double()).square().sum(0)
+        constant = bool((offsets <= rounding**2 * whole.square().sum(0)).all())
+    return CentredLayer(x, mean, unit, squares, constant)
 
 
 def working_dtype(layers: Sequence[Tensor]) -> torch.dtype:

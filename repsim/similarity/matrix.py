@@ -13,7 +13,7 @@ from jaxtyping import Float
 from repsim._common.files import whole_file
 from repsim._common.messages import InternalError, message
 from repsim.metrics import MetricFacts, is_own, known_metric
-from repsim.networks.layers import matched_layers
+from repsim.networks.correspondence import matched_layers, same_architecture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,8 +124,9 @@ class SimilarityMatrix:
         )
 
     def matched(self) -> list[tuple[str, str, float]]:
-        """(row layer, column layer, value) of layers that correspond: equal names, or else equal places in depth."""
-        index = matched_layers(self.rows, self.cols)
+        """(row layer, column layer, value) of layers that correspond: by place in stages, then by relative depth."""
+        sides = (self.provenance.get(side, {}) for side in ("rows", "cols"))
+        index = matched_layers(self.rows, self.cols, same=same_architecture(*sides))
         return [(self.rows[i], self.cols[j], float(self.values[i, j])) for i, j in index]
 
     def to_frame(self) -> "pd.DataFrame":
