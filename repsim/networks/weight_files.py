@@ -120,8 +120,10 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise _unreadable(path, f"a damaged safetensors file ({error})", "Download or make it again") from error
     try:
         record = json.loads(metadata.get("repsim", "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, "a record in its header that is not JSON", "Make the file again") from error
+    if not isinstance(record, dict):
+        raise _unreadable(path, f"a record that is a {type(record).__name__}", "Make the file again")
     lacking = sorted({"architecture", "normalize", "weights_sha256"} - set(record)) if record else []
     if lacking:
         raise _unreadable(path, f"a record without {some(lacking)}", "Make the file again")
