@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from repsim._common.messages import did_you_mean, message
+from repsim._common.random_numbers import Drawn
 from repsim._common.references import users_function
 from repsim.networks.architectures import ARCHITECTURES, closest_architecture, find_architecture
 from repsim.networks.fitting import fit_weights
 from repsim.networks.network import Network, Normalize, _mean_std
 from repsim.networks.recorded import recorded_architecture, recorded_classes
+from repsim.networks.sound_weights import check_weights
 from repsim.networks.weight_files import Checkpoint, read_checkpoint
 
 
@@ -44,7 +46,7 @@ def load_model(
 
     Raises:
         ValueError: An unknown architecture, a file that does not fit or holds two different networks, a normaliser in
-            the file that differs from `normalize`.
+            the file that differs from `normalize`, weights that are no finite real numbers.
         FileNotFoundError: No such weight file.
 
     Example:
@@ -65,8 +67,7 @@ def load_model(
     if weights is not None and weights.record:
         num_classes = recorded_classes(weights) if num_classes is None else num_classes
         normalize = _agreed(normalize, weights.record["normalize"], weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every other device too
+    with Drawn(seed):
         net = _build(known, num_classes)
     notes: tuple[str, ...] = ("untrained: random weights",)
     if weights is not None:
@@ -77,6 +78,7 @@ def load_model(
             notes += (f"normalisation of the file: means {fitted.normaliser[0]}, stds {fitted.normaliser[1]}",)
         elif fitted.behind and normalize is None:
             notes += ("another module stood in front and left no numbers: if it normalised, pass its normalize=",)
+        check_weights(fitted.state, net.state_dict(), weights.path)
         net.load_state_dict(fitted.state)
     normalize = None if normalize == "none" else normalize
     provenance = {
