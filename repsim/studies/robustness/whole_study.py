@@ -14,8 +14,8 @@ from repsim.data.image_set import ImageSet, check_image_set
 from repsim.metrics.transferred.td import TD
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped, Groups, check_groups, features
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import GroupFeatures, Networks, check_groups, features
 from repsim.studies.robustness.attack_effects import clean_and_attacked, default_radii
 from repsim.studies.robustness.cross_layers import cross_layer_of
 from repsim.studies.robustness.layers_over_seeds import over_seeds_of
@@ -31,7 +31,7 @@ _ASKING_HEADS = {"over_seeds", "threat_models", "clean_and_attacked", "capacity"
 
 
 def robustness(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     *,
     analyses: Sequence[str] | None = None,
@@ -46,7 +46,7 @@ def robustness(
     out: str | Path | None = None,
     dry_run: bool = False,
     progress: bool = True,
-) -> list[Part]:
+) -> list[Finding]:
     """Compares groups of networks, trained as usual and trained to be robust, in up to six ways.
 
     Within a network (cross_layer), between networks of a group and of different groups (over_seeds, threat_models),
@@ -112,12 +112,12 @@ def robustness(
         return []
 
     @functools.cache
-    def grouped() -> Grouped:  # one run of each network serves the first three
-        return Grouped.of(groups, data, function="robustness", **common)
+    def grouped() -> GroupFeatures:  # one run of each network serves the first three
+        return GroupFeatures.of(groups, data, function="robustness", **common)
 
     attack = {"threat": threat, "eps": eps, "steps": steps, "progress": progress}
     last = {"threat": ThreatModel(threat, max(eps)), "progress": progress}  # type: ignore[arg-type]
-    makers: dict[str, Callable[[], Part]] = {
+    makers: dict[str, Callable[[], Finding]] = {
         "cross_layer": lambda: cross_layer_of(grouped()),
         "over_seeds": lambda: over_seeds_of(grouped()),
         "threat_models": lambda: threat_models_of(grouped()),
@@ -125,7 +125,7 @@ def robustness(
         "dynamics": lambda: dynamics(snapshots or {}, train or data, data, **last, **common),
         "capacity": lambda: capacity(sizes or {}, data, **common),
     }
-    parts: list[Part] = []
+    parts: list[Finding] = []
     files: dict[str, list[str]] = {}
     for name in wanted:
         parts.append(makers[name]())
@@ -184,9 +184,9 @@ def left_out(
 
 def _write(
     out: Path,
-    parts: Sequence[Part],
+    parts: Sequence[Finding],
     files: Mapping[str, Sequence[str]],
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     lacking: Mapping[str, str],
 ) -> None:
