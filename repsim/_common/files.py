@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -17,8 +17,10 @@ _MARK = ".repsim-"
 #: Seconds after which a temporary file is a leftover, whoever may still run elsewhere.
 _OLD = 24 * 3600.0
 
-#: Who is told of files before they are there.
-_watcher: ContextVar[Callable[[Path], None] | None] = ContextVar("watcher", default=None)
+#: (written file, its place) -> whether it is put there later, by whoever is asked.
+Collector = Callable[[Path, Path], bool]
+
+_collector: ContextVar[Collector | None] = ContextVar("collector", default=None)
 
 
 @contextlib.contextmanager
@@ -48,10 +50,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary = new
         yield temporary
         _flush(temporary)
-        if watcher := _watcher.get():
-            watcher(path)
-        temporary.replace(path)
-        _flush(path.parent)
+        collector = _collector.get()
+        if collector is not None and collector(temporary, path):
+            temporary = None
+        else:
+            put_in_place({path: temporary})
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(
@@ -64,13 +67,21 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def watched(watcher: Callable[[Path], None]) -> Iterator[None]:
-    """Inside, `watcher` is called with the path of every file that `whole_file` is about to put in its place."""
-    before = _watcher.set(watcher)
+def collected(collector: Collector) -> Iterator[None]:
+    """Inside, `collector` is asked of every file that `whole_file` is about to put in its place."""
+    before = _collector.set(collector)
     try:
         yield
     finally:
-        _watcher.reset(before)
+        _collector.reset(before)
+
+
+def put_in_place(written: Mapping[Path, Path]) -> None:
+    """Renames written files, place -> file, each to its place; the disk has them under their names afterwards."""
+    for path, temporary in written.items():
+        temporary.replace(path)
+    for folder in {path.parent for path in written}:
+        _flush(folder)
 
 
 def temporary_prefix(mark: str = _MARK) -> str:

@@ -86,11 +86,11 @@ def _integers(labels: Any, function: str, must: str) -> np.ndarray:
         if all(a or b for a, b in zip(known, gone, strict=True)) and all(abs(v) < 2**63 for v in numbers):
             missing, array = np.array(gone, dtype=bool), np.array(numbers, dtype=np.int64)
     if array.dtype.kind not in "iub":
-        named = array.dtype.kind in "USO" and array.size > 0
-        first = next((v for v in array.flat if isinstance(v, str | float)), array.flat[0]) if named else None
-        got = f"{shown(getattr(first, 'item', lambda: first)())}, of type {array.dtype}" if named else f"{array.dtype}"
+        first = array.flat[0] if array.size else 0.0
+        first = first.item() if isinstance(first, np.generic) else first
+        got = f"{shown(first)}, of type {type(first).__name__}" if array.dtype.kind in "USO" else str(array.dtype)
         advice = "Pass class indices"
-        if named:
+        if isinstance(first, str):
             advice += (
                 ", as numpy.unique(labels, return_inverse=True)[1] makes of names; both sides need the same numbers"
             )

@@ -4,11 +4,11 @@ import contextlib
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from repsim._common.files import check_folder, remove_leftovers, sha256_of, watched, write_text
+from repsim._common.files import check_folder, collected, put_in_place, remove_leftovers, sha256_of, write_text
 from repsim._common.locks import alone
 from repsim._common.messages import message
 from repsim._common.provenance import versions
@@ -25,12 +25,13 @@ _ENDS = ("summary.json", "study.json")
 
 @contextlib.contextmanager
 def run_folder(folder: Path, verb: str) -> Iterator[None]:
-    """Inside, what is written to a folder is one run's: its list is there first and last.
+    """Inside, what is written to a folder is one run's, and comes to its place when all of it is done.
 
-    Nothing is changed before the first file: a mistake, or a failure before there are results, leaves what an earlier
-    run has written. Then the earlier run's files are removed as a whole, by its list, whether it came to its end or
-    was killed. Files that it did not write, adversarial images that are kept for later runs, and folders inside
-    are left alone.
+    Then the list of its files is written, an earlier run's files are removed as a whole, by its own list, and this
+    run's get their names: whenever it is killed, files of two runs never stand beside each other. A run that fails
+    leaves an earlier one as it was; where there is none, what is done by then is kept, and its list says that it did
+    not come to its end. Files that no run has written, adversarial images that are kept for later runs, and folders
+    inside are left alone.
 
     Args:
         folder: What `--out` names.
@@ -41,46 +42,56 @@ def run_folder(folder: Path, verb: str) -> Iterator[None]:
         OSError: It cannot be written to.
     """
     check_folder(folder)
-    made = not folder.exists()
     with alone(folder, verb, folder=True):
-        if not made:
-            remove_leftovers(folder)
+        remove_leftovers(folder)
         run = _Run(folder, verb)
-        with watched(run.about_to_write):
-            yield
-        run.end()
+        try:
+            with collected(run.take):
+                yield
+            run.end(finished=True)
+        except BaseException:
+            run.end(finished=False)
+            raise
+        finally:
+            run.forget()
 
 
 class _Run:
     def __init__(self, folder: Path, verb: str) -> None:
         self._folder, self._path = folder, folder / LIST
-        self._facts: dict[str, Any] = {"verb": verb, "id": uuid.uuid4().hex, "finished": False, "files": {}}
+        self._facts: dict[str, Any] = {"verb": verb, "id": uuid.uuid4().hex, "finished": False}
         self._earlier = self._files_of_the_last_run(verb)
-        self._begun = False
+        self._waiting: dict[Path, Path] = {}
 
-    def about_to_write(self, path: Path) -> None:
-        """Puts a file on the list before it is in its place."""
+    def take(self, temporary: Path, path: Path) -> bool:
+        """Keeps a file that is written until all are."""
         if path.parent.absolute() != self._folder.absolute() or path.name == LIST or _KEPT.fullmatch(path.name):
+            return False
+        if before := self._waiting.pop(path, None):
+            before.unlink(missing_ok=True)
+        self._waiting[path] = temporary
+        return True
+
+    def end(self, *, finished: bool) -> None:
+        """Puts the run's files in the place of the earlier one's; a run that has failed takes no other's place."""
+        if not self._waiting or (not finished and self._earlier):
             return
-        if not self._begun:
-            self._begun = True
-            self._facts["files"] = dict.fromkeys(self._earlier)  # until they are gone
-            self._write()
-            for name in self._earlier:
-                (self._folder / name).unlink(missing_ok=True)
-            self._facts["files"] = {}
-        self._facts["files"][path.name] = None
-        self._write()
+        names = {path.name: sha256_of(temporary) for path, temporary in self._waiting.items()}
+        self._write(dict.fromkeys([*self._earlier, *names]))
+        for name in self._earlier:
+            (self._folder / name).unlink(missing_ok=True)
+        put_in_place(self._waiting)
+        self._waiting = {}
+        self._facts |= {"finished": finished, "versions": versions()}
+        self._write(names)
 
-    def end(self) -> None:
-        """The list, with digests of all files."""
-        if self._begun:
-            self._facts["files"] = {name: sha256_of(self._folder / name) for name in self._facts["files"]}
-            self._facts |= {"finished": True, "versions": versions()}
-            self._write()
+    def forget(self) -> None:
+        """Removes what is not put in place."""
+        for temporary in self._waiting.values():
+            temporary.unlink(missing_ok=True)
 
-    def _write(self) -> None:
-        write_text(self._path, json.dumps(self._facts, indent=1) + "\n")
+    def _write(self, files: Mapping[str, str | None]) -> None:
+        write_text(self._path, json.dumps({**self._facts, "files": files}, indent=1) + "\n")
 
     def _files_of_the_last_run(self, verb: str) -> list[str]:
         must, advice = f"--out of {verb} must be a folder of its own", "Choose another folder, or empty this one"

@@ -51,11 +51,11 @@ def _endless(stream: Any) -> str:
         if name == "MARK":
             stack.append(None)
         elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
-            memory[int(argument)] = stack[-1] or 1
+            memory[int(argument or 0)] = stack[-1] or 1
         elif name == "MEMOIZE":
             memory[len(memory)] = stack[-1] or 1
         elif name in ("BINGET", "LONG_BINGET", "GET"):
-            stack.append(memory.get(int(argument), 1))
+            stack.append(memory.get(int(argument or 0), 1))
         elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
             parts = _to_mark(stack) if name == "TUPLE" else [stack.pop() for _ in range(int(name[-1]))]
             count = 1 + sum(part or 1 for part in parts)

@@ -71,7 +71,7 @@ def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
         # In a container the path may be the host's, of which only the root is to be seen.
         parts = Path(place.lstrip("/")).parts
         for count in range(len(parts), -1, -1):
-            yield root.joinpath(*parts[:count]), *names
+            yield (root.joinpath(*parts[:count]), names[0], names[1], names[2])
 
 
 def _numbers(path: str) -> dict[str, int]:

@@ -50,10 +50,10 @@ NAMES = (
 @pytest.mark.parametrize(
     ("labels", "kind", "text"),
     [
-        (["cat", "dog"], TypeError, f"f: labels must be integers; got 'cat', of type <U3. {NAMES}"),
+        (["cat", "dog"], TypeError, f"f: labels must be integers; got 'cat', of type str. {NAMES}"),
         (pd.Series(["cat", None]), TypeError, None),
         (pd.Categorical(["cat", "dog"]), TypeError, None),
-        (pd.Series([1, None]), TypeError, "f: labels must be integers; got float64. Pass class indices."),
+        (pd.Series([1, None]), TypeError, "f: labels must be integers; got 1.0, of type float. Pass class indices."),
         ([0.0, 1.0], TypeError, "f: labels must be integers; got float64. Pass class indices."),
         ([1j], TypeError, "f: labels must be integers; got complex128. Pass class indices."),
         ([[1], [1, 2]], TypeError, None),

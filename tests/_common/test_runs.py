@@ -1,5 +1,6 @@
 """One run, one folder; one process, one target; no leftovers."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -31,16 +32,31 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_list_is_there_first_and_last(tmp_path: Path) -> None:
-    with run_folder(tmp_path / "out", "compare"):
-        assert names(tmp_path / "out") == []
-        write_text(tmp_path / "out" / "a", "1")
-        first = listed(tmp_path / "out")
-        assert (first["verb"], first["finished"], first["files"]) == ("compare", False, {"a": None})
-        write_text(tmp_path / "out" / "b", "2")
-    last = listed(tmp_path / "out")
-    assert (last["id"], last["finished"], sorted(last["files"])) == (first["id"], True, ["a", "b"])  # type: ignore[call-overload]
-    assert last["files"]["a"] == files.sha256_of(tmp_path / "out" / "a")  # type: ignore[index]
+def test_the_list_is_there_first_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists: list[dict[str, object]] = []
+
+    def seen(written: dict[Path, Path]) -> None:
+        put_in_place(written)
+        if any(path.name == LIST for path in written):
+            lists.append({**listed(tmp_path / "out"), "there": names(tmp_path / "out")})
+
+    put_in_place = files.put_in_place
+    monkeypatch.setattr("repsim._common.files.put_in_place", seen)
+    run(tmp_path / "out", "a", "b")
+    first, last = lists
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in "ab"}
+    assert (first["verb"], first["finished"], first["files"]) == ("compare", False, {"a": None, "b": None})
+    assert {"a", "b"}.isdisjoint(first["there"])  # type: ignore[arg-type]
+    assert (last["id"], last["finished"], last["files"]) == (first["id"], True, digests)
+
+
+def test_files_come_to_their_place_together(tmp_path: Path) -> None:
+    with run_folder(tmp_path, "compare"):
+        write_text(tmp_path / "a", "1")
+        assert not (tmp_path / "a").exists()
+        write_text(tmp_path / "a", "2")
+    assert (tmp_path / "a").read_text() == "2"
+    assert names(tmp_path) == ["a", LIST]
 
 
 def test_an_earlier_run_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -53,29 +69,53 @@ def test_an_earlier_run_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert names(tmp_path / "networks") == ["x"]
 
 
-def test_a_run_that_fails_before_its_first_file_changes_nothing(tmp_path: Path) -> None:
+def stopped(folder: Path, *names: str) -> None:
+    with run_folder(folder, "compare"):
+        for name in names:
+            write_text(folder / name, "new")
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_fails_leaves_an_earlier_one_as_it_was(tmp_path: Path) -> None:
     run(tmp_path, "a", "b")
-    before = listed(tmp_path)
-    with pytest.raises(ValueError, match="a mistake"), run_folder(tmp_path, "compare"):
-        raise ValueError("a mistake")
-    assert listed(tmp_path) == before
-    assert names(tmp_path) == ["a", "b", LIST]
-
-
-def test_a_run_that_was_stopped_leaves_only_its_own_files_and_is_replaced(tmp_path: Path) -> None:
-    run(tmp_path, "a", "b")
-
-    def stopped() -> None:
-        with run_folder(tmp_path, "compare"):
-            write_text(tmp_path / "b", "new")
-            raise KeyboardInterrupt
-
+    before = {name: (tmp_path / name).read_text() for name in names(tmp_path)}
     with pytest.raises(KeyboardInterrupt):
-        stopped()
+        stopped(tmp_path, "b", "c")
+    assert {name: (tmp_path / name).read_text() for name in names(tmp_path)} == before
+
+
+def test_what_a_first_run_has_done_is_kept_when_it_fails_and_replaced_by_the_next(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stopped(tmp_path, "b")
     assert names(tmp_path) == ["b", LIST]
     assert not listed(tmp_path)["finished"]
     run(tmp_path, "c")
     assert names(tmp_path) == ["c", LIST]
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_run_that_is_killed_while_it_replaces_another_leaves_no_mixture(at: int, tmp_path: Path) -> None:
+    run(tmp_path, "a", "b")
+    old = {name: (tmp_path / name).read_text() for name in "ab"}
+    code = (
+        "import os, sys, pathlib\n"
+        "from repsim._common.files import write_text\n"
+        "from repsim._common.run_folder import run_folder\n"
+        f"folder, left = pathlib.Path({str(tmp_path)!r}), [{at}]\n"
+        "def kill(event, arguments):\n"
+        "    if event in ('os.rename', 'os.remove'):\n"
+        "        left[0] -= 1\n"
+        "        if not left[0]: os.kill(os.getpid(), 9)\n"
+        "with run_folder(folder, 'compare'):\n"
+        "    for name in 'bc': write_text(folder / name, 'new ' + name)\n"
+        "    sys.addaudithook(kill)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    there = {name: (tmp_path / name).read_text() for name in "abc" if (tmp_path / name).exists()}
+    new = {"b": "new b", "c": "new c"}
+    assert there.items() <= old.items() or there.items() <= new.items()
+    run(tmp_path, "d")
+    assert names(tmp_path) == ["d", LIST]
 
 
 def test_adversarial_images_are_kept_for_later_runs(tmp_path: Path) -> None:
