@@ -107,7 +107,13 @@ def regrouped(axes: Sequence[Axis], shape: Sequence[int]) -> list[Axis] | None:
     Returns:
         None where a new axis would hold pieces of factors that do not divide.
     """
-    rest = [factor for axis in reversed(axes) for factor in reversed(axis)]
+    factors = [factor for axis in axes for factor in axis]
+    found = _divided(factors, shape)
+    return _divided(_joined(factors), shape) if found is None else found
+
+
+def _divided(factors: Sequence[Factor], shape: Sequence[int]) -> list[Axis] | None:
+    rest = list(reversed(factors))
     found: list[Axis] = []
     for size in shape:
         axis: list[Factor] = []
@@ -125,6 +131,17 @@ def regrouped(axes: Sequence[Axis], shape: Sequence[int]) -> list[Axis] | None:
             else:
                 return None
         found.append(tuple(axis))
+    return found
+
+
+def _joined(factors: Iterable[Factor]) -> list[Factor]:
+    """Neighbouring factors of one kind as one, so that 8 windows of 7 can be cut into 7 of 8."""
+    found: list[Factor] = []
+    for label, size in factors:
+        if found and label.kind in (FEATURES, POSITIONS) and found[-1][0].kind == label.kind:
+            found[-1] = Label(label.kind), found[-1][1] * size
+        else:
+            found.append((label, size))
     return found
 
 

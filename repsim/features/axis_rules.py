@@ -160,6 +160,14 @@ def _stack(trace: Trace, given: Given, out: Tensor) -> None:
     trace.put(out, axes, *sources)
 
 
+def _windows(trace: Trace, given: Given, out: Tensor) -> None:
+    """Windows along an axis: the places within them become the last axis."""
+    source, dim = trace.of(given["self"]), given["dimension"]
+    axes = [resized(a, s) for a, s in zip(source.axes, out.shape, strict=False)]
+    inside = [axis_of(label.part(), out.shape[-1]) for label, _ in source.axes[dim][:1]] or fresh(out.shape[-1:])
+    trace.put(out, [*axes, *inside], source)
+
+
 def _index(trace: Trace, given: Given, out: Tensor) -> None:
     """Advanced indexing with one index; with several nothing is known."""
     source, indices = trace.of(given["self"]), given["indices"]
@@ -349,15 +357,20 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 _PRODUCTS = {2: ("self", "mat2"), 3: ("self", "mat2")}
 
 _SAME = """clone contiguous _to_copy detach alias lift_fresh to cumsum cumprod logcumsumexp cummax cummin flip roll sort
-    dropout native_dropout bernoulli tril triu masked_fill fill zero index_put _index_put_impl index_add index_copy
+    dropout native_dropout bernoulli tril triu fill zero index_put _index_put_impl index_add index_copy
     index_fill scatter scatter_add scatter_reduce masked_scatter slice_scatter select_scatter renorm _log_softmax
     _fft_c2c _fft_r2c _fft_c2r _prelu_kernel _transformer_encoder_layer_fwd _native_multi_head_attention channel_shuffle
     native_channel_shuffle quantize_per_tensor dequantize _fused_rms_norm fake_quantize_per_tensor_affine_cachemask
     fake_quantize_per_channel_affine_cachemask _safe_softmax_backward rrelu_with_noise""".split()
 
+#: Entries with entries, where the operator does not say so of itself.
+_POINTWISE = """copy hardswish prelu log_sigmoid_forward rsub floor_divide special_ndtr conj real imag polar masked_fill
+    smooth_l1_loss""".split()
+
 BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(_SAME, same),
-    "copy": pointwise,
+    **dict.fromkeys(_POINTWISE, pointwise),
+    "unfold": _windows,
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten"), _view),
     "permute": _permute,
     **dict.fromkeys(("transpose", "t"), _transpose),
@@ -366,7 +379,7 @@ BY_NAME: dict[str, Rule] = {
     "repeat": _repeat,
     **dict.fromkeys(("select", "unbind"), _select),
     **dict.fromkeys(
-        "slice split unsafe_split split_with_sizes unsafe_chunk narrow index_select gather topk glu".split(), _pieces
+        "constant_pad_nd slice split unsafe_split split_with_sizes unsafe_chunk narrow index_select gather topk glu".split(), _pieces
     ),
     "cat": _cat,
     "stack": _stack,
@@ -387,7 +400,7 @@ BY_NAME: dict[str, Rule] = {
 
 BY_PATTERN: dict[str, Rule] = {
     r".*(max|avg)_pool[123]d.*": _spatial,
-    r"_?(upsample|reflection_pad|replication_pad|constant_pad).*": _spatial,
+    r"_?(upsample|reflection_pad|replication_pad).*": _spatial,
     r".*batch_norm.*": _norm_channels,
     r"(mean|sum|nansum|prod|amax|amin|max|min|argmax|argmin|var|std|var_mean|std_mean|norm|linalg_vector_norm"
     r"|logsumexp|any|all|median|mode)": _reduce,

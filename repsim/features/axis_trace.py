@@ -135,5 +135,9 @@ def _entry(func: Any) -> tuple[axis_rules.Rule, list[tuple[str, Any]]]:
     rule = axis_rules.BY_NAME.get(name)
     if rule is None:
         families = (rule for pattern, rule in axis_rules.BY_PATTERN.items() if re.fullmatch(pattern, name))
-        rule = next(families, axis_rules.pointwise if torch.Tag.pointwise in func.tags else axis_rules.unknown)
+        # Only the variants that are not in place are tagged.
+        packet = getattr(torch.ops.aten, name, func)
+        variants = [getattr(packet, overload) for overload in getattr(packet, "overloads", list)()] + [func]
+        tagged = any(torch.Tag.pointwise in variant.tags for variant in variants)
+        rule = next(families, axis_rules.pointwise if tagged else axis_rules.unknown)
     return rule, [(a.name, a.default_value) for a in func._schema.arguments]
