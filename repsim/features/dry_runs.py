@@ -1,8 +1,8 @@
 """A few passes over a few samples, before the real ones, that find out which axis of every layer's output is what.
 
-Two batch sizes tell the samples: the one axis that grows with the batch. What operations do with axes tells features and
-positions (`AxisTrace`), and a second input size, where the network takes one, is held against it: positions may change
-with it, features do not. Each call of each layer is decided by itself. What is not clear stays undecided.
+Two batch sizes tell the samples: the one axis that grows with the batch. What operations do with axes tells features
+and positions (`AxisTrace`), and a second input size, where the network takes one, is held against it: positions may
+change with it, features do not. Each call of each layer is decided by itself. What is not clear stays undecided.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from repsim.features.axis_labels import FEATURES, POSITIONS, SAMPLES, UNKNOWN, Axis, Traced, kinds
-from repsim.features.axis_trace import AxisTrace
+from repsim.features.axes.labels import FEATURES, POSITIONS, SAMPLES, UNKNOWN, Axis, Traced, kinds
+from repsim.features.axes.trace import AxisTrace
 from repsim.features.layout import Layout
 
 #: Rows of the two passes. Both are primes, so that no reshape can cut the samples' axis.
@@ -179,7 +179,7 @@ def _decide(few: _Call, more: _Call, other: _Call | None, module: nn.Module) -> 
         return LeftOut("its number of axes depends on the batch")
     grows = [i for i, (s, t) in enumerate(zip(small, large, strict=True)) if s * _MORE == t * _FEW and s]
     differs = [i for i, (s, t) in enumerate(zip(small, large, strict=True)) if s != t]
-    if not grows or differs != grows[:1] and not set(differs) <= set(grows):
+    if not grows or (differs != grows[:1] and not set(differs) <= set(grows)):
         return LeftOut("it has no row for each sample")
     if len(grows) > 1:
         return LeftOut("two of its axes grow with the batch")
@@ -261,7 +261,7 @@ def _mixed(made: set[str]) -> str:
 
 
 def _at_both_sizes(found: list[str], small: Sequence[int], other: Sequence[int], samples: int) -> list[str] | Undecided:
-    """What a second input size adds: what changes with it are positions, and one axis alone that stays is the features."""
+    """What a second input size adds: what changes are positions, and one axis alone that stays is the features."""
     changes = [i for i, (s, o) in enumerate(zip(small, other, strict=True)) if s != o and i != samples]
     found = list(found)
     for i in changes:
@@ -276,7 +276,7 @@ def _at_both_sizes(found: list[str], small: Sequence[int], other: Sequence[int],
 
 
 def _declared(found: list[str], shape: Sequence[int], samples: int, module: nn.Module) -> list[str]:
-    """Without a trace: a module's declared width, where it is the length of the axis its class speaks of, and of no other."""
+    """Without a trace: a module's declared width, where the axis its class speaks of has that length, and no other."""
     at, width = next(((at, getattr(module, name)) for name, at in _WIDTHS.items() if hasattr(module, name)), (0, None))
     if isinstance(width, Sequence):
         width = width[0] if len(width) == 1 else None
@@ -346,7 +346,7 @@ def _calls(
 
 @contextlib.contextmanager
 def _same_random_numbers(net: nn.Module) -> Iterator[Callable[[], None]]:
-    """Inside, the function that is given starts random numbers anew; afterwards they go on as if nothing had been drawn."""
+    """Inside, the function that is given starts random numbers anew; afterwards they go on as if none had been drawn."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         state = torch.get_rng_state()

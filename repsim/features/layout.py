@@ -1,9 +1,9 @@
 """Which axis of a layer's output is what, and moving it so that samples come first.
 
 A layout is written with a letter per axis: `n` samples, `c` features, any other letter positions. "nchw" are maps with
-channels second, "nhwc" with channels last, "ntc" tokens, "tnc" tokens with the tokens first, "nct" sequences of channels,
-"nctc" heads of attention (both `c` are features). Brackets fold axes into one: "(nk)tc" are k windows of t tokens for each
-sample, sample by sample.
+channels second, "nhwc" with channels last, "ntc" tokens, "tnc" tokens with the tokens first, "nct" sequences of
+channels, "nctc" heads of attention (both `c` are features). Brackets fold axes into one: "(nk)tc" are k windows of t
+tokens for each sample, sample by sample.
 """
 
 import re
@@ -14,7 +14,7 @@ from math import prod
 from torch import Tensor
 
 from repsim._checks import message
-from repsim.features.axis_labels import FEATURES, POSITIONS, SAMPLES
+from repsim.features.axes.labels import FEATURES, POSITIONS, SAMPLES
 
 #: Letters of positions by how many axes of them there are.
 _POSITIONS = {1: "t", 2: "hw", 3: "dhw"}
@@ -26,8 +26,8 @@ class Layout:
 
     Attributes:
         code: A letter per axis, as above.
-        sizes: How long each letter's axis is, where that is known; 0 where it is not. One of the letters in a bracket may
-            be unknown beside `n`.
+        sizes: How long each letter's axis is, where that is known; 0 where it is not. One of the letters in a bracket
+            may be unknown beside `n`.
     """
 
     code: str
@@ -80,7 +80,10 @@ class Layout:
         groups = re.findall(r"\(([a-z]+)\)|([a-z])", self.code)
         if len(groups) != x.ndim:
             return False
-        return all(("n" not in (a or b)) or (s % rows == 0 if a else s == rows) for (a, b), s in zip(groups, x.shape))
+        return all(
+            ("n" not in (a or b)) or (s % rows == 0 if a else s == rows)
+            for (a, b), s in zip(groups, x.shape, strict=True)
+        )
 
     def samples_first(self, x: Tensor, rows: int) -> Tensor:
         """The tensor with an axis for each letter and the samples first; a view where it can be."""

@@ -2,24 +2,20 @@
 
 What a layer answers does not say which of its axes are features: (n, c, h, w) and (n, h, w, c) have as many. The
 operations that led to it do: a convolution sums over channels and makes channels, a reshape takes axes apart and puts
-them together, a sum of two tensors aligns them. `AxisTrace` stands between the network and PyTorch's operators, sees all of
-them, also those inside of functions, and keeps for every tensor what its axes are made of. An operation that it does
-not know makes axes of which nothing is known.
+them together, a sum of two tensors aligns them. `AxisTrace` stands between the network and PyTorch's operators, sees
+all of them, also those inside of functions, and keeps for every tensor what its axes are made of. An operation that it
+does not know makes axes of which nothing is known.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from repsim.features import axis_rules
-from repsim.features.axis_labels import (
+from repsim.features.axes.labels import (
     FEATURES,
     POSITIONS,
     SAMPLES,
@@ -31,6 +27,7 @@ from repsim.features.axis_labels import (
     fresh,
     length,
 )
+from repsim.features.axes.rules import rule_of
 
 
 class AxisTrace(TorchDispatchMode):
@@ -56,7 +53,7 @@ class AxisTrace(TorchDispatchMode):
             for axis, kind in zip(axes[1:], (FEATURES, POSITIONS, POSITIONS), strict=True):
                 expect(axis, kind)
         self._inputs.append((tuple(axes), unclear))
-        self._known[x] = Traced(tuple(axes), data=True)
+        self._known[x] = Traced(tuple(axes), data=True, computed=True)
 
     @property
     def inputs(self) -> list[tuple[Axis, ...]]:
@@ -84,10 +81,10 @@ class AxisTrace(TorchDispatchMode):
         found = tuple(fresh(x.shape) if axes is None else axes)
         if len(found) != x.ndim or any(length(a) != s for a, s in zip(found, x.shape, strict=True)):
             found = tuple(fresh(x.shape))
-        self._known[x] = replace(Traced(found, data=any(s.data for s in sources)), **flags)
+        self._known[x] = replace(Traced(found, data=any(s.data for s in sources), computed=True), **flags)
 
     def last_raw(self, axis: Axis) -> bool:
-        """Whether an unknown axis may be called features where weights sum over it: not one that was moved to the end."""
+        """Whether weights that sum over an unknown axis make it features: not an input's that was moved to the end."""
         return not any(unclear and axis in axes[1:-1] for axes, unclear in self._inputs)
 
     def watch(self, net: nn.Module) -> list[Any]:
@@ -116,7 +113,7 @@ class AxisTrace(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if self._quiet:
             return out
-        rule, names = _entry(func)
+        rule, names = rule_of(func)
         given = dict(names[len(args) :]) | {name: value for (name, _), value in zip(names, args, strict=False)}
         try:
             rule(self, given | dict(kwargs or {}), out)
@@ -125,19 +122,3 @@ class AxisTrace(TorchDispatchMode):
             for made in out if isinstance(out, list | tuple) else [out]:
                 self.put(made, None)
         return out
-
-
-@lru_cache(maxsize=None)
-def _entry(func: Any) -> tuple[axis_rules.Rule, list[tuple[str, Any]]]:
-    """The rule of an operator, and the names of its arguments with what they are where left out."""
-    name = func._schema.name.partition("::")[2]
-    name = name[:-1] if name.endswith("_") else name
-    rule = axis_rules.BY_NAME.get(name)
-    if rule is None:
-        families = (rule for pattern, rule in axis_rules.BY_PATTERN.items() if re.fullmatch(pattern, name))
-        # Only the variants that are not in place are tagged.
-        packet = getattr(torch.ops.aten, name, func)
-        variants = [getattr(packet, overload) for overload in getattr(packet, "overloads", list)()] + [func]
-        tagged = any(torch.Tag.pointwise in variant.tags for variant in variants)
-        rule = next(families, axis_rules.pointwise if tagged else axis_rules.unknown)
-    return rule, [(a.name, a.default_value) for a in func._schema.arguments]

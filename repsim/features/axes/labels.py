@@ -21,7 +21,7 @@ class Label:
 
     def _root(self) -> "Label":
         while self._same is not self:
-            self = self._same  # noqa: PLW0642 - walks to the label that stands for all that were joined
+            self = self._same
         return self
 
     @property
@@ -154,9 +154,8 @@ def merged(axes: Sequence[Axis]) -> Axis:
         if [size for _, size in axis] == [size for _, size in best]:
             for (label, _), (other, _) in zip(axis, best, strict=True):
                 label.join(other)
-        elif len(axis) == 1 and len(kinds(best)) == 1:
-            if axis[0][0].kind == UNKNOWN and not kinds(best) & {UNKNOWN, SAMPLES}:
-                axis[0][0].join(best[0][0])
+        elif len(axis) == 1 and axis[0][0].kind == UNKNOWN and kinds(best) in ({FEATURES}, {POSITIONS}):
+            axis[0][0].join(best[0][0])
     return best
 
 
@@ -183,12 +182,14 @@ class Traced:
     Attributes:
         axes: What each axis is made of.
         data: Whether it depends on the network's input.
+        computed: Whether it was calculated; False for a parameter however it is cut, moved and copied.
         scores: Whether it holds products of positions with positions, as attention does before its softmax.
         softmax: The softmax whose weights these are.
     """
 
     axes: tuple[Axis, ...]
     data: bool = False
+    computed: bool = False
     scores: bool = False
     softmax: Softmax | None = None
 
