@@ -169,10 +169,18 @@ def contracted(axis: Axis, others: Iterable[Axis]) -> Label:
 
 
 class Softmax:
-    """One softmax, and whether what it made was summed over with data: then these are attention weights."""
+    """One softmax over an axis, and whether what it made was summed over with data: then these are attention weights.
 
-    def __init__(self) -> None:
-        self.attends = False
+    Weights that sum to one over positions average to a constant: they are attention, whoever uses them.
+    """
+
+    def __init__(self, axis: Axis) -> None:
+        self._axis, self.summed = axis, False
+
+    @property
+    def attends(self) -> bool:
+        """Whether these are attention weights; asked after the network has run."""
+        return self.summed or kinds(self._axis) == {POSITIONS}
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,15 @@ def rule_of(func: Any) -> tuple[Rule, list[tuple[str, Any]]]:
 
 
 _NAMES: dict[Rule, str] = {
-    moves.same: """clone contiguous _to_copy detach alias lift_fresh to cumsum cumprod logcumsumexp cummax cummin flip roll
-        sort dropout native_dropout bernoulli tril triu fill zero index_put _index_put_impl index_add index_copy index_fill
-        scatter scatter_add scatter_reduce masked_scatter slice_scatter select_scatter renorm _log_softmax _fft_c2c _fft_r2c
-        _fft_c2r _prelu_kernel channel_shuffle native_channel_shuffle quantize_per_tensor dequantize rrelu_with_noise
-        fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask constant_pad_nd slice split
-        unsafe_split split_with_sizes unsafe_chunk narrow index_select gather topk glu""",
+    moves.same: """clone contiguous _to_copy detach alias lift_fresh to cumsum cumprod logcumsumexp cummax cummin flip
+        roll sort dropout native_dropout bernoulli tril triu fill zero index_put _index_put_impl index_add index_copy
+        index_fill scatter scatter_add scatter_reduce masked_scatter slice_scatter select_scatter renorm _log_softmax
+        _fft_c2c _fft_r2c _fft_c2r _prelu_kernel channel_shuffle native_channel_shuffle quantize_per_tensor dequantize
+        rrelu_with_noise fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask
+        constant_pad_nd slice split unsafe_split split_with_sizes unsafe_chunk narrow index_select gather topk glu""",
     # Those that do not say of themselves that they are.
-    pointwise: """copy hardswish prelu log_sigmoid_forward rsub floor_divide special_ndtr conj real imag polar masked_fill
-        smooth_l1_loss""",
+    pointwise: """copy hardswish prelu log_sigmoid_forward rsub floor_divide special_ndtr conj real imag polar
+        masked_fill smooth_l1_loss""",
     moves.view: "view _unsafe_view reshape _reshape_alias unflatten flatten",
     moves.as_strided: "as_strided",
     moves.permute: "permute",

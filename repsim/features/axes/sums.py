@@ -37,11 +37,10 @@ def reduce(trace: Trace, given: Given, out: Any) -> None:
 
 
 def softmax(trace: Trace, given: Given, out: Tensor) -> None:
-    """Weights that sum to one over positions average to a constant: that is attention, whoever uses it."""
+    """Weights that sum to one, over features or over positions."""
     source = trace.of(given["self"])
-    softmax = Softmax()
-    softmax.attends = kinds(source.axes[given["dim"]]) == {POSITIONS}
-    trace.put(out, source.axes, source, scores=source.scores, softmax=softmax)
+    made = Softmax(source.axes[given["dim"]])
+    trace.put(out, source.axes, source, scores=source.scores, softmax=made)
 
 
 def mm(trace: Trace, given: Given, out: Tensor) -> None:
@@ -67,13 +66,13 @@ def _product(trace: Trace, a: Traced, b: Traced, out: Tensor) -> None:
         sides = (rows, made) if left else (made, columns)
         return trace.put(out, [*batch, *sides], a, b, **attention([a if left else b]))
     inner = merged([x for x in (a.axes[-1], b.axes[-2]) if x])
-    attends = [side.softmax for side in (a, b) if side.softmax is not None]
-    for softmax in attends:
-        softmax.attends = True
-    meets = kinds(columns) <= {POSITIONS, UNKNOWN} and kinds(rows) <= {POSITIONS, UNKNOWN}
-    scores = kinds(inner) == {FEATURES} and meets and POSITIONS in kinds(rows) | kinds(columns)
-    if (scores or a.softmax is not None) and kinds(rows) == {UNKNOWN}:
-        expect(rows, POSITIONS)  # learned queries
+    for side in (a, b):
+        if side.softmax is not None:
+            side.softmax.summed = True
+    scores = kinds(inner) == {FEATURES} and (kinds(rows) | kinds(columns)) <= {POSITIONS, UNKNOWN}
+    for axis in (rows, columns) if scores else (rows,) if a.softmax is not None else ():
+        if kinds(axis) == {UNKNOWN}:
+            expect(axis, POSITIONS)  # learned queries, or an input's axis of which nothing was known yet
     return trace.put(out, [*batch, rows, columns], a, b, scores=scores)
 
 

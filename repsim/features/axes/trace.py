@@ -107,6 +107,11 @@ class AxisTrace(TorchDispatchMode):
         found = [m for m in net.modules() if isinstance(m, nn.RNNBase)]
         return [h for m in found for h in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Newer PyTorch would import its compiler, seconds of work, to keep it from compiling the method below.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
