@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from repsim.features.axes.labels import POSITIONS, kinds
 from repsim.features.axes.trace import AxisTrace
 from repsim.features.evidence import FEW, MORE, Call, Finding, LeftOut, decide, like_their_surroundings
+from repsim.features.running import first_tensor, tensors_in
 
 #: Pictures grow by this many pixels for the second size: what halves five times still divides.
 _GROWTH = 32
@@ -42,7 +43,6 @@ def dry_runs(
     net: nn.Module,
     tapped: Mapping[str, nn.Module],
     batch: Callable[[int], Any],
-    tensor_of: Callable[[Any], Tensor | None],
 ) -> DryRuns:
     """Finds the layout of every call of some layers.
 
@@ -52,7 +52,6 @@ def dry_runs(
         tapped: Layers by name.
         batch: The first samples, as many as asked for; repeated where there are fewer. Tensors or anything that holds
             tensors (dicts, tuples).
-        tensor_of: The tensor of a layer's output, where there is one.
 
     Returns:
         The findings. Hooks and the state of the random numbers are as before.
@@ -68,7 +67,7 @@ def dry_runs(
 
         def passed(x: Any, trace: AxisTrace | None = None) -> tuple[dict[str, Call], Any]:
             rewind()
-            with _calls(tapped, tensor_of, trace) as calls:
+            with _calls(tapped, trace) as calls:
                 answer = run(x)
             return calls, answer
 
@@ -81,7 +80,7 @@ def dry_runs(
         if row in more:
             found[row] = decide(call, more[row], other.get(row), tapped[call.module])
         else:
-            found[row] = LeftOut("it runs in some batches only")
+            found[row] = LeftOut("an answer in some batches only")
     return DryRuns(like_their_surroundings(found, few), (small, large), random)
 
 
@@ -91,7 +90,7 @@ def _traced(
     trace = AxisTrace()
     hooks = trace.watch(net)
     try:
-        for tensor in _tensors(x):
+        for tensor in tensors_in(x):
             trace.begin(tensor, MORE)
         with trace:
             calls, answer = passed(x, trace)
@@ -122,9 +121,8 @@ def _at_another_size(
 
 def _resized(x: Any, trace: AxisTrace | None) -> Any:
     """Inputs with more pixels, or fewer tokens; None where they have no positions."""
-    leaves, form = tree_flatten(x)
     lengths: dict[int, int] = {}
-    for i, tensor in enumerate(_tensors(x)):
+    for i, tensor in enumerate(tensors_in(x)):
         at: Sequence[int] = range(2, 4) if tensor.ndim == 4 else ()
         if trace is not None:
             at = [j for j, axis in enumerate(trace.inputs[i]) if kinds(axis) == {POSITIONS}]
@@ -143,13 +141,11 @@ def _resized(x: Any, trace: AxisTrace | None) -> Any:
                 tensor = tensor.index_select(axis, places)
         return tensor
 
-    return tree_unflatten([changed(leaf) for leaf in leaves], form)
+    return tree_map(changed, x)
 
 
 @contextlib.contextmanager
-def _calls(
-    tapped: Mapping[str, nn.Module], tensor_of: Callable[[Any], Tensor | None], trace: AxisTrace | None
-) -> Iterator[dict[str, Call]]:
+def _calls(tapped: Mapping[str, nn.Module], trace: AxisTrace | None) -> Iterator[dict[str, Call]]:
     """Inside, every call of the tapped layers is noted."""
     calls: dict[str, Call] = {}
     times: dict[str, int] = {}
@@ -157,9 +153,10 @@ def _calls(
     def noted(layer: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             times[layer] = time = times.get(layer, 0) + 1
-            x = tensor_of(output)
-            if x is not None:
-                row = layer if time == 1 else f"{layer}#{time}"
+            row, x = layer if time == 1 else f"{layer}#{time}", first_tensor(output)
+            if x is None or not x.is_floating_point():
+                calls[row] = Call(layer, type(output).__name__ if x is None else str(x.dtype), None)
+            else:
                 calls[row] = Call(layer, tuple(x.shape), None if trace is None else trace.of(x))
 
         return hook
@@ -208,7 +205,3 @@ def _put_back(now: dict[str, Any], then: dict[str, Any]) -> None:
     if now.keys() != then.keys() or any(now[k] is not then[k] for k in then):
         now.clear()
         now.update(then)
-
-
-def _tensors(x: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]

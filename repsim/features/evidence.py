@@ -34,16 +34,19 @@ _WIDTHS = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Why a call has no row of features for each sample."""
+    """Why a call has no row of features for each sample, and the axis of samples where there are rows all the same."""
 
     why: str
+    samples: int | None = None
+    must: str = "give a row of features for each sample"
 
 
 @dataclass(frozen=True)
 class Undecided:
-    """What was seen of a call whose axes are not clear."""
+    """What was seen of a call whose axes are not clear, and the axis of samples where that is."""
 
     seen: str
+    samples: int | None = None
 
 
 Finding = Layout | LeftOut | Undecided
@@ -51,37 +54,41 @@ Finding = Layout | LeftOut | Undecided
 
 @dataclass(frozen=True)
 class Call:
-    """What one module answered to one batch: its name, the shape, and what is known of the axes."""
+    """What one module answered to one batch: its name, the shape or else what came, and what is known of the axes."""
 
     module: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | str
     traced: Traced | None
 
 
 def decide(few: Call, more: Call, other: Call | None, module: nn.Module) -> Finding:
     """The layout of one call from its shapes for two and three samples, its trace, and its shape at another size."""
     small, large = few.shape, more.shape
+    if isinstance(small, str) or isinstance(large, str):
+        return LeftOut(f"{small if isinstance(small, str) else large}", must="give floating-point tensors")
+    shape = f"shape {_shape(small)} for {FEW} samples"
     if len(small) != len(large):
-        return LeftOut("its number of axes depends on the batch")
+        return LeftOut(f"{shape} and {_shape(large)} for {MORE}")
     grows = [i for i, (s, t) in enumerate(zip(small, large, strict=True)) if s * MORE == t * FEW and s]
-    differs = [i for i, (s, t) in enumerate(zip(small, large, strict=True)) if s != t]
-    if not grows or (differs != grows[:1] and not set(differs) <= set(grows)):
-        return LeftOut("it has no row for each sample")
+    differs = {i for i, (s, t) in enumerate(zip(small, large, strict=True)) if s != t}
+    if not grows or not differs <= set(grows):
+        return LeftOut(f"{shape}, where no axis grows with the batch")
     if len(grows) > 1:
-        return LeftOut("two of its axes grow with the batch")
+        return LeftOut(f"{shape}, where {len(grows)} axes grow with the batch")
     if len(small) == 1:
-        return LeftOut("it is one number for each sample")
-    if more.traced is not None and more.traced.attention:
-        return LeftOut("it is attention weights or scores, which have no features")
+        return LeftOut(f"{shape}, one number for each")
     samples = grows[0]
-    first = _samples(more, samples)
+    whole = samples if small[samples] == FEW else None
+    if more.traced is not None and more.traced.attention:
+        return LeftOut(f"{shape}, attention weights or scores, which have no features", whole)
+    first = _samples(more, samples, large)
     if isinstance(first, Undecided):
         return first
     if len(small) == 2 and len(first) == 1:
         rest = [(FEATURES, small[1 - samples])] if small[1 - samples] > 1 else []
         return Layout.of([first, rest] if samples == 0 else [rest, first])
-    found = _kinds(more, samples)
-    if other is not None and len(other.shape) == len(small):
+    found = _kinds(more, samples, large)
+    if other is not None and len(other.shape) == len(small) and not isinstance(other.shape, str):
         found = _at_both_sizes(found, small, other.shape, samples)
     if isinstance(found, Undecided):
         return found
@@ -90,25 +97,23 @@ def decide(few: Call, more: Call, other: Call | None, module: nn.Module) -> Find
     plain = FEATURES in found
     found = [FEATURES if kind == _MIXED and not plain else kind for kind in found]
     if UNKNOWN in found or _MIXED in found:
-        unclear = [i for i, kind in enumerate(found) if kind in (UNKNOWN, _MIXED)]
-        return Undecided(
-            f"shape {_shape(small)} for {FEW} samples, where axis {unclear[0]} may be features or positions"
-        )
+        unclear = next(i for i, kind in enumerate(found) if kind in (UNKNOWN, _MIXED))
+        return Undecided(f"{shape}, where axis {unclear} may be features or positions", whole)
     if FEATURES not in found and all(found):
-        return LeftOut("it has positions and no features")
+        return LeftOut(f"{shape}, positions and no features", whole)
     axes = [[(kind, small[i])] if kind else [] for i, kind in enumerate(found)]
     axes[samples] = first
     return Layout.of(axes)
 
 
-def _samples(call: Call, at: int) -> list[tuple[str, int]] | Undecided:
+def _samples(call: Call, at: int, large: Sequence[int]) -> list[tuple[str, int]] | Undecided:
     """What the axis of samples is made of."""
     traced = call.traced.axes if call.traced is not None else ()
     elsewhere = [i for i, axis in enumerate(traced) if i != at and SAMPLES in kinds(axis)]
-    shape = f"shape {_shape(call.shape)} for {MORE} samples"
+    shape = f"shape {_shape(large)} for {MORE} samples"
     if elsewhere:
         return Undecided(f"{shape}, where axis {at} grows with the batch and axis {elsewhere[0]} holds the samples")
-    if call.shape[at] == MORE:
+    if large[at] == MORE:
         return [(SAMPLES, MORE)]
     unclear = Undecided(f"{shape}, where axis {at} holds samples and something else in an unknown order")
     if not traced:
@@ -127,11 +132,11 @@ def _samples(call: Call, at: int) -> list[tuple[str, int]] | Undecided:
     return together
 
 
-def _kinds(call: Call, samples: int) -> list[str]:
+def _kinds(call: Call, samples: int, large: Sequence[int]) -> list[str]:
     """What operations say of each axis; nothing of those of length 1 and of the samples."""
     axes: Sequence[Axis] = call.traced.axes if call.traced is not None else ()
     found = []
-    for i, size in enumerate(call.shape):
+    for i, size in enumerate(large):
         made = kinds(axes[i]) if axes and i != samples else {UNKNOWN} if size > 1 else set()
         found.append("" if i == samples or size == 1 else made.pop() if len(made) == 1 else _mixed(made))
     found[samples] = SAMPLES
@@ -149,7 +154,7 @@ def _at_both_sizes(found: list[str], small: Sequence[int], other: Sequence[int],
     for i in changes:
         if found[i] == FEATURES or (found[i] == _MIXED and FEATURES not in found):
             what = f"shape {_shape(small)} for {FEW} samples, {_shape(other)} for larger ones"
-            return Undecided(f"{what}, where axis {i} changes with the size and holds features")
+            return Undecided(f"{what}, where axis {i} changes with the size and holds features", samples)
         found[i] = POSITIONS
     stays = [i for i, s in enumerate(small) if i != samples and i not in changes and s > 1]
     if changes and len(stays) == 1 and found[stays[0]] == UNKNOWN:
@@ -174,7 +179,7 @@ def like_their_surroundings(found: dict[str, Finding], calls: Mapping[str, Call]
     settled = dict(found)
     for row, finding in found.items():
         shape = calls[row].shape
-        if not isinstance(finding, Undecided) or len(set(shape)) < len(shape):
+        if not isinstance(finding, Undecided) or isinstance(shape, str) or len(set(shape)) < len(shape):
             continue
         around = calls[row].module
         while around:

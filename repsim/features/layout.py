@@ -13,7 +13,7 @@ from math import prod
 
 from torch import Tensor
 
-from repsim._checks import message
+from repsim._common.messages import message
 from repsim.features.axes.labels import FEATURES, POSITIONS, SAMPLES
 
 #: Letters of positions by how many axes of them there are.
@@ -34,7 +34,7 @@ class Layout:
     sizes: tuple[int, ...] = ()
 
     @classmethod
-    def parse(cls, code: str) -> "Layout":
+    def parse(cls, code: str, function: str = "extract") -> "Layout":
         """A layout that a user writes.
 
         Raises:
@@ -43,7 +43,7 @@ class Layout:
         letters = re.sub(r"\(([a-z]{2,})\)", r"\1", code) if isinstance(code, str) else ""
         if not re.fullmatch(r"[a-z]+", letters) or letters.count("n") != 1 or len(letters) < 2:
             advice = 'Write a letter per axis, n for samples, c for features: "nchw", "nhwc", "ntc", "tnc", "(nk)tc"'
-            raise ValueError(message("extract", "axes must give a layout", repr(code), advice))
+            raise ValueError(message(function, "axes must give a layout", repr(code), advice))
         return cls(code)
 
     @classmethod
