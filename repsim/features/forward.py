@@ -164,7 +164,6 @@ class TappedNetwork:
             for layer, module in self._hooked.items():
                 hooks.callback(module.register_forward_hook(hook(layer)).remove)
             yield run
-                yield run
 
     def never_ran(self) -> list[str]:
         """The chosen layers that no batch has run.
