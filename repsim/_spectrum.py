@@ -22,19 +22,21 @@ _RESOLVED = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """X = Uᵀ diag(s) V of the centred layer, cut to its numerical rank or to a share of its variance.
+    """X = Uᵀ diag(s) V of a layer, centred or as it came, cut to its numerical rank or to a share of its variance.
 
     Attributes:
         directions: (r, n) orthonormal rows U; float64, or float32 where many large float32 layers are compared.
         singular: (r,) float64 s, for the layer at Frobenius norm 1; largest first.
         coordinates: (r, p) float64 diag(s) V; empty where no measure asks for it.
         constant: The layer had no spread; r is 0.
+        width: Features of the layer.
     """
 
     directions: Float[Tensor, "r n"]
     singular: Float[Tensor, " r"]
     coordinates: Float[Tensor, "r p"]
     constant: bool
+    width: int = 0
 
     @property
     def rank(self) -> int:
@@ -51,7 +53,7 @@ class Spectrum:
 
 
 def spectra(
-    layers: Sequence[Float[Tensor, "n _p"]], *, variance: float = 1.0, coordinates: bool = False
+    layers: Sequence[Float[Tensor, "n _p"]], *, variance: float = 1.0, coordinates: bool = False, centred: bool = True
 ) -> list[Spectrum]:
     """One decomposition per layer.
 
@@ -59,6 +61,7 @@ def spectra(
         layers: Finite features of the same n rows.
         variance: Keep the fewest leading directions with this share of Σs²; 1 keeps the numerical rank.
         coordinates: Also keep diag(s) V.
+        centred: Take the mean of each feature away first.
 
     Cost:
         n p² + p³ per layer in float64. Memory: n r per layer, and two float64 copies of one layer at a time.
@@ -69,7 +72,7 @@ def spectra(
     found = []
     with progress_bar(len(layers), "decompositions", "layer") as bar:
         for x in layers:
-            found.append(_spectrum(x, variance, coordinates, single))
+            found.append(_spectrum(x, variance, coordinates, single, centred))
             bar.update()
     return found
 
@@ -95,18 +98,21 @@ def direction_products(
             start += row.rank if same else 0
 
 
-def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, single: bool) -> Spectrum:
+def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, single: bool, less_mean: bool) -> Spectrum:
     n, p = x.shape
     centred = x.to(torch.float64, copy=True)
     centred /= _largest(centred).clamp_min(torch.finfo(torch.float64).tiny)  # squares overflow sooner
     level = torch.linalg.vector_norm(centred)
     centred -= centred[0].clone()
     centred -= centred.mean(0)
-    spread = _largest(centred)
     constant = bool(torch.linalg.vector_norm(centred) <= max(1e-12, torch.finfo(x.dtype).eps / 2) * level)
     none = centred.new_zeros(0, 0)
     if constant:
-        return Spectrum(centred.new_zeros(0, n), centred.new_zeros(0), none, True)
+        return Spectrum(centred.new_zeros(0, n), centred.new_zeros(0), none, True, p)
+    if not less_mean:
+        centred = x.to(torch.float64, copy=True)
+        centred /= _largest(centred)
+    spread = _largest(centred)
     centred /= spread
     if p > n:
         _, r = torch.linalg.qr(centred.T, mode="r")
@@ -130,7 +136,7 @@ def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, singl
         kept = directions @ centred if right is None else s[:keep, None] * right[:keep]
     # Weights by coordinates depend on each canonical direction by itself, which float32 products would move too far.
     rounded = directions.float() if single and not coordinates else directions
-    return Spectrum(rounded, s[:keep] / norm, kept, False)
+    return Spectrum(rounded, s[:keep] / norm, kept, False, p)
 
 
 def numerical_rank(s: Float[Tensor, " k"], level: float, dtype: torch.dtype) -> int:

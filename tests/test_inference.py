@@ -15,10 +15,14 @@ from repsim.inference import Difference, bootstrap, difference, permutation_test
 from repsim.metrics import METRICS, TD, RegressionTD
 from tests.conftest import exactly
 from tests.oracles import spectral
+from tests.sides import NAMES
 from tests.test_spectral import layers
 from tests.test_td import layer, task
 
-EVERY = pytest.mark.parametrize("name", METRICS)
+#: Persistent homology of every resample takes long.
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param("rtd", marks=[*p.marks, pytest.mark.slow]) if p.values == ("rtd",) else p for p in NAMES]
+)
 SOME = pytest.mark.parametrize("name", ["cka", "td", "td_soft", "td_regression", "procrustes", "rsa"])
 ADDED = {
     "bootstrap": {"ci_low", "ci_high", "standard_error", "bootstrap_bias"},

@@ -12,7 +12,10 @@ from torch import Tensor
 from repsim._checks import message
 from repsim._precision import full_precision
 
-Invariance = Literal["orthogonal", "scale", "shift", "invertible"]
+#: Transformations of one side. "orthogonal" includes "permutation" (of units), "scale" (any one factor but 0) includes
+#: "positive scale", and "unit scale" (each unit by a positive factor of its own) includes that too.
+Invariance = Literal["orthogonal", "scale", "shift", "invertible", "permutation", "positive scale", "unit scale"]
+
 
 #: The methods of metrics that compute.
 _COMPUTES = ("prepare", "prepare_tasks", "cross", "permuted", "bootstrapped", "update")
@@ -81,7 +84,14 @@ class Metric(ABC):
     @property
     @abstractmethod
     def invariances(self) -> frozenset[Invariance]:
-        """Transformations of one side that leave the value; under every other one it changes."""
+        """Transformations of one side that leave the value; under every other one it changes.
+
+        What a declared one includes need not be declared.
+        """
+
+    def self_value_of(self, n: int) -> float:
+        """The value of a layer of n samples with itself; `self_value` where that does not depend on n."""
+        return self.self_value
 
     @property
     def display(self) -> tuple[float, float]:

@@ -113,13 +113,13 @@ class RSA(Metric):
     @property
     def invariances(self) -> frozenset[Invariance]:
         if self.distance == "correlation":  # a rotation of the features changes their mean within a row
-            return frozenset({"scale"})
+            return frozenset({"permutation", "scale"})
         if self.distance == "cosine":
             return frozenset({"orthogonal", "scale"})
         return frozenset({"orthogonal", "scale", "shift"})
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[Distances]:
-        self._check_memory(layers)
+        check_memory("RSA", layers, _RANKING)
         states = []
         with progress_bar(len(layers), "distances", "layer") as bar:
             for x in layers:
@@ -150,13 +150,7 @@ class RSA(Metric):
         return Cross(values, details, reasons, tuple(cautions))
 
     def permuted(self, states: Sequence[Distances], order: Int[Tensor, " n"]) -> list[Distances]:
-        n, order = len(order), order.to(states[0].vector.device)
-        starts = _starts(n, order.device)
-        source = torch.empty(n * (n - 1) // 2, dtype=torch.int64, device=order.device)
-        for span in _spans(len(source)):
-            i, j = (order[place] for place in _samples(span, starts))
-            low, high = torch.minimum(i, j), torch.maximum(i, j)
-            source[span] = starts[low] + high - low - 1
+        source = permuted_pairs(order.to(states[0].vector.device))
         return [
             Distances(s.vector[source] if len(s.vector) else s.vector, s.n, s.mean, s.tied, s.constant, s.flaw)
             for s in states
@@ -171,14 +165,14 @@ class RSA(Metric):
         Cost: b r c n²/2 multiplications.
         """
         weight = counts.to(rows[0].vector.device).double()
-        starts = _starts(counts.shape[1], weight.device)
+        starts = triangle_starts(counts.shape[1], weight.device)
         shape = (len(counts), len(rows), len(cols))
         # Σw, Σwu, Σwv, Σwu², Σwv², Σwuv over the pairs of samples
         mass = weight.new_zeros(shape[0], 1, 1)
         sums = [weight.new_zeros(shape[0], size) for size in (shape[1], shape[2], shape[1], shape[2])]
         products = weight.new_zeros(shape)
         for span, left, right in _chunks(rows, cols):
-            i, j = _samples(span, starts)
+            i, j = samples_of(span, starts)
             for b, drawn in enumerate(weight):
                 pair = drawn[i] * drawn[j]
                 mass[b] += pair.sum()
@@ -202,7 +196,7 @@ class RSA(Metric):
         cloud = points(x, self.distance if self.distance in ("correlation", "cosine") else None)
         if not cloud.usable:
             return Distances(none, n, 0.0, 0.0, cloud.constant, cloud.flaw)
-        distances = _upper_triangle(cloud)
+        distances = upper_triangle(cloud)
         if self.distance == "euclidean":
             distances.sqrt_()
         vector, tied = _mean_ranks(distances) if self.comparison == "spearman" else (distances, 0.0)
@@ -216,19 +210,8 @@ class RSA(Metric):
         mean = float(vector.mean()) if self.comparison == "cosine" else 0.0
         return Distances(vector if x.dtype == torch.float64 else vector.float(), n, mean, tied, False, "")
 
-    def _check_memory(self, layers: Sequence[Tensor]) -> None:
-        free = available_memory() if layers[0].device.type == "cpu" else None
-        m = len(layers[0]) * (len(layers[0]) - 1) // 2
-        held = sum(8 if x.dtype == torch.float64 else 4 for x in layers)
-        need = m * (held + 8 * _RANKING)
-        if free is not None and need > free:
-            got = f"{need / 2**30:.1f} GB for {len(layers)} layers of {m:,} distances, with {free / 2**30:.1f} GB free"
-            raise MemoryError(
-                message("RSA", "the distances of all layers must fit in memory", got, "Use fewer samples")
-            )
 
-
-def _upper_triangle(cloud: Points) -> Float[Tensor, " m"]:
+def upper_triangle(cloud: Points) -> Float[Tensor, " m"]:
     """Squared distances of all pairs i < j, row by row, in float64."""
     found = []
     limit = min(_BLOCK, _BLOCK * cloud.width // cloud.n)
@@ -251,6 +234,29 @@ def _upper_triangle(cloud: Points) -> Float[Tensor, " m"]:
     return torch.cat(found)
 
 
+def permuted_pairs(order: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+    """Where each pair of the strict upper triangle stood before the samples were reordered."""
+    n = len(order)
+    starts = triangle_starts(n, order.device)
+    source = torch.empty(n * (n - 1) // 2, dtype=torch.int64, device=order.device)
+    for span in spans(n):
+        i, j = (order[place] for place in samples_of(span, starts))
+        low, high = torch.minimum(i, j), torch.maximum(i, j)
+        source[span] = starts[low] + high - low - 1
+    return source
+
+
+def check_memory(function: str, layers: Sequence[Float[Tensor, "n _p"]], work: int) -> None:
+    """The distances of all layers must fit into memory, and beside them `work` float64 vectors for one layer."""
+    free = available_memory() if layers[0].device.type == "cpu" else None
+    m = len(layers[0]) * (len(layers[0]) - 1) // 2
+    held = sum(8 if x.dtype == torch.float64 else 4 for x in layers)
+    need = m * (held + 8 * work)
+    if free is not None and need > free:
+        got = f"{need / 2**30:.1f} GB for {len(layers)} layers of {m:,} distances, with {free / 2**30:.1f} GB free"
+        raise MemoryError(message(function, "the distances of all layers must fit in memory", got, "Use fewer samples"))
+
+
 def _mean_ranks(distances: Float[Tensor, " m"]) -> tuple[Float[Tensor, " m"], float]:
     """Ranks from 1, equal numbers at the mean of theirs, and the share of numbers that have an equal.
 
@@ -262,13 +268,15 @@ def _mean_ranks(distances: Float[Tensor, " m"]) -> tuple[Float[Tensor, " m"], fl
     return mean[group], float(counts[counts > 1].sum()) / len(distances)
 
 
-def _spans(m: int) -> Iterator[slice]:
+def spans(n: int) -> Iterator[slice]:
+    """The pairs of n samples, a span of them at a time."""
+    m = n * (n - 1) // 2
     return (slice(start, min(start + _CHUNK, m)) for start in range(0, m, _CHUNK))
 
 
 def _chunks(rows: Sequence[Distances], cols: Sequence[Distances]) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """A span of pairs of samples and the layers' float64 vectors over it; 0 for a layer that has none."""
-    for span in _spans(rows[0].n * (rows[0].n - 1) // 2):
+    for span in spans(rows[0].n):
 
         def part(side: Sequence[Distances], span: slice = span) -> Tensor:
             zero = side[0].vector.new_zeros(span.stop - span.start, dtype=torch.float64)
@@ -278,13 +286,13 @@ def _chunks(rows: Sequence[Distances], cols: Sequence[Distances]) -> Iterator[tu
         yield span, left, left if rows is cols else part(cols)
 
 
-def _starts(n: int, device: torch.device) -> Int[Tensor, " n"]:
+def triangle_starts(n: int, device: torch.device) -> Int[Tensor, " n"]:
     """Where the pairs (i, i + 1), (i, i + 2), … of each i begin in the strict upper triangle."""
     i = torch.arange(n, device=device)
     return i * (2 * n - i - 1) // 2
 
 
-def _samples(span: slice, starts: Int[Tensor, " n"]) -> tuple[Int[Tensor, " s"], Int[Tensor, " s"]]:
+def samples_of(span: slice, starts: Int[Tensor, " n"]) -> tuple[Int[Tensor, " s"], Int[Tensor, " s"]]:
     """The two samples of each pair in a span of the strict upper triangle."""
     place = torch.arange(span.start, span.stop, device=starts.device)
     i = torch.searchsorted(starts, place, right=True) - 1
