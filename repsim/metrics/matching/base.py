@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim._linalg import centre, working_dtype
-from repsim._progress import progress_bar
-from repsim.metrics._base import Cross, Metric, constant_reasons, pairs
+from repsim._common.progress import progress_bar
+from repsim.metrics.base import Metric, PairwiseResult, constant_reasons, pairs
+from repsim.numerics.centring import centre, working_dtype
 
 #: What is kept of a unit: its column as it came, without its mean, or that at length 1.
 Scaling = Literal["none", "centred", "unit"]
@@ -72,7 +72,7 @@ def units(x: Float[Tensor, "n p"], scaling: Scaling) -> Units:
 class MatchingMetric(Metric):
     """A measure that is a function of which units of two layers belong together."""
 
-    def cross(self, rows: Sequence[Units], cols: Sequence[Units]) -> Cross:
+    def pairwise(self, rows: Sequence[Units], cols: Sequence[Units]) -> PairwiseResult:
         values = torch.full((len(rows), len(cols)), math.nan, dtype=torch.float64)
         details = {
             "width_row": pairs(rows, cols, lambda a, b: a.width),
@@ -87,7 +87,7 @@ class MatchingMetric(Metric):
                         values[i, j] = self.pair(a, b)
                 bar.update(len(cols))
         more, cautions = self.beside(rows, cols, values)
-        return Cross(values, {**details, **more}, constant_reasons(rows, cols), tuple(cautions))
+        return PairwiseResult(values, {**details, **more}, constant_reasons(rows, cols), tuple(cautions))
 
     @abstractmethod
     def pair(self, row: Units, col: Units) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repsim.metrics._alignment import check_bool
-from repsim.metrics._base import Invariance, pairs
+from repsim._common.checks import check_bool
+from repsim.metrics.base import Invariance, pairs
 from repsim.metrics.matching.base import MatchingMetric, Units, dead_units, units
 from repsim.metrics.matching.transport import assigned
 

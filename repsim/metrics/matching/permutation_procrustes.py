@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repsim.metrics._alignment import check_bool
-from repsim.metrics._base import Invariance
+from repsim._common.checks import check_bool
+from repsim.metrics.base import Invariance
 from repsim.metrics.matching.base import MatchingMetric, Units, on_one_scale, units
 from repsim.metrics.matching.transport import assigned
 

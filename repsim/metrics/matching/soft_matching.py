@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repsim._checks import message
-from repsim.metrics._base import Invariance
+from repsim._common.messages import message
+from repsim.metrics.base import Invariance
 from repsim.metrics.matching.base import (
     MatchingMetric,
     Scaling,
