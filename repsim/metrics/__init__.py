@@ -15,6 +15,7 @@ from repsim.metrics.alignment.cka import CKA
 from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
 from repsim.metrics.alignment.cka_rbf import RBFCKA
 from repsim.metrics.base import Metric, MetricFacts, PairwiseResult, TaskMetric
+from repsim.metrics.confounder import Confounder
 from repsim.metrics.geometry.distance_correlation import DistanceCorrelation
 from repsim.metrics.geometry.information_imbalance import InformationImbalance
 from repsim.metrics.geometry.knn_jaccard import KNNJaccard
@@ -94,6 +95,7 @@ __all__ = [
     "RSA",
     "RTD",
     "TD",
+    "Confounder",
     "CorrelationMatch",
     "DistanceCorrelation",
     "EigenspaceOverlap",

@@ -246,7 +246,7 @@ def test_settings_from_numpy_and_torch_have_names_too() -> None:
 KNOWN = ", ".join(list(METRICS)[:12]) + f", … ({len(METRICS) - 12} more)"
 WRITE = "Write it as in td(seed=1, penalty=0.01)."
 
-CKA_HAS = "debiased, without_components, without_rows"
+CKA_HAS = "debiased, without_components, without_rows, deconfounded"
 
 # A text that is no metric, and the whole message after "metric: ".
 UNKNOWN = {

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs
+from repsim.metrics.confounder import as_confounder, features_of, partial, without_confounder
 from repsim.metrics.geometry.rows import Points, missing_reasons, points
 from repsim.numerics.memory import available_memory
 
@@ -44,6 +45,7 @@ class Distances:
         tied: Share of the distances that equal another one, where they are ranked.
         constant: The layer has no spread.
         flaw: Why there is no number otherwise.
+        confounder: What is taken off the layer's distances, where something is.
     """
 
     vector: Float[Tensor, " m"]
@@ -52,6 +54,7 @@ class Distances:
     tied: float
     constant: bool
     flaw: str
+    confounder: "Distances | None" = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,13 @@ class RSA(Metric):
         distance: "euclidean" ‖x - x'‖, "sqeuclidean" its square, "correlation" 1 - r of the two rows over the features,
             "cosine" 1 - cos of the two rows as they are, not centred.
         comparison: "spearman", "pearson" or "cosine".
+        deconfounded: Features of the same samples, such as the inputs, or a `Confounder`: what is linear in their
+            distances is regressed out of both lists first, which leaves a partial correlation; for "spearman" all three
+            lists are ranked before. Not for "cosine".
 
     Source:
         Kriegeskorte, Mur, Bandettini 2008, Frontiers in Systems Neuroscience 2:4, doi 10.3389/neuro.06.004.2008.
+        Deconfounded: Cui, Kumar, Marttinen, Kaski 2022, arXiv 2202.00095.
 
     Cost:
         Per layer n² p / 2 float64 multiplications and, for Spearman, a sort of n²/2 numbers; all pairs of r and c
@@ -78,6 +85,7 @@ class RSA(Metric):
 
     distance: Literal["euclidean", "sqeuclidean", "correlation", "cosine"] = "euclidean"
     comparison: Literal["spearman", "pearson", "cosine"] = "spearman"
+    deconfounded: Any = None
 
     kind: ClassVar = "similarity"
     self_value: ClassVar = 1.0
@@ -91,11 +99,16 @@ class RSA(Metric):
             if value not in known:
                 must = f"{name} must be one of {', '.join(map(repr, known))}"
                 raise ValueError(message("RSA", must, repr(value), "Choose one of these"))
+        object.__setattr__(self, "deconfounded", as_confounder("RSA", self.deconfounded))
+        if self.deconfounded is not None and self.comparison == "cosine":
+            must = "deconfounded needs comparison 'spearman' or 'pearson'"
+            raise ValueError(message("RSA", must, "'cosine'", "Choose one of these"))
 
     @property
     def title(self) -> str:
         comparison = {"spearman": "Spearman", "pearson": "Pearson", "cosine": "cosine"}[self.comparison]
-        return f"RSA, {comparison} of {self.distance} distances"
+        less = f", less {self.deconfounded}" if self.deconfounded else ""
+        return f"RSA, {comparison} of {self.distance} distances{less}"
 
     @property
     def meaning(self) -> str:
@@ -104,7 +117,8 @@ class RSA(Metric):
 
     @property
     def source(self) -> str:
-        return "Kriegeskorte 2008, doi 10.3389/neuro.06.004.2008"
+        less = "; Cui 2022, arXiv 2202.00095" if self.deconfounded else ""
+        return "Kriegeskorte 2008, doi 10.3389/neuro.06.004.2008" + less
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -124,14 +138,21 @@ class RSA(Metric):
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[Distances]:
         check_memory("RSA", layers, _RANKING)
-        states = []
+        states, z = [], None
+        if self.deconfounded is not None:
+            z = self._prepared(features_of("RSA", self.deconfounded, len(layers[0]), layers[0]), exact=True)
         with progress_bar(len(layers), "distances", "layer") as bar:
             for x in layers:
-                states.append(self._prepared(x))
+                # What is left of a layer that is much like the confounder is a small difference.
+                states.append(replace(self._prepared(x, exact=z is not None), confounder=z))
                 bar.update()
         return states
 
     def pairwise(self, rows: Sequence[Distances], cols: Sequence[Distances]) -> PairwiseResult:
+        z = rows[0].confounder
+        return self._plain(rows, cols) if z is None else without_confounder(self._plain, rows, cols, z)
+
+    def _plain(self, rows: Sequence[Distances], cols: Sequence[Distances]) -> PairwiseResult:
         m = rows[0].n * (rows[0].n - 1) // 2
         total = torch.zeros(len(rows), len(cols), dtype=torch.float64, device=rows[0].vector.device)
         for _, left, right in _chunks(rows, cols):
@@ -155,10 +176,7 @@ class RSA(Metric):
 
     def permuted(self, states: Sequence[Distances], order: Int[Tensor, " n"]) -> list[Distances]:
         source = permuted_pairs(order.to(states[0].vector.device))
-        return [
-            Distances(s.vector[source] if len(s.vector) else s.vector, s.n, s.mean, s.tied, s.constant, s.flaw)
-            for s in states
-        ]
+        return [replace(s, vector=s.vector[source]) if len(s.vector) else s for s in states]
 
     def bootstrapped(
         self, rows: Sequence[Distances], cols: Sequence[Distances], counts: Int[Tensor, "b n"]
@@ -168,6 +186,15 @@ class RSA(Metric):
         Spearman's ranks stay those of the full sample: the weighted correlation of those ranks.
         Cost: b r c n²/2 multiplications.
         """
+        z = rows[0].confounder
+        found = self._weighted(rows, cols, counts)
+        if z is None:
+            return found
+        return partial(found, self._weighted(rows, [z], counts), self._weighted([z], cols, counts))
+
+    def _weighted(
+        self, rows: Sequence[Distances], cols: Sequence[Distances], counts: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b r c"]:
         weight = counts.to(rows[0].vector.device).double()
         starts = triangle_starts(counts.shape[1], weight.device)
         shape = (len(counts), len(rows), len(cols))
@@ -195,7 +222,7 @@ class RSA(Metric):
         low, high = self.bounds
         return (products / (own[0][:, :, None] * own[1][:, None, :]).sqrt()).clamp(low, high)  # only rounding is beyond
 
-    def _prepared(self, x: Float[Tensor, "n p"]) -> Distances:
+    def _prepared(self, x: Float[Tensor, "n p"], *, exact: bool) -> Distances:
         n, none = len(x), x.new_zeros(0, dtype=torch.float64)
         cloud = points(x, self.distance if self.distance in ("correlation", "cosine") else None)
         if not cloud.usable:
@@ -212,7 +239,8 @@ class RSA(Metric):
             return Distances(none, n, 0.0, tied, False, "distances that are all equal, which nothing correlates with")
         vector = vector * (math.sqrt(len(vector)) / norm)
         mean = float(vector.mean()) if self.comparison == "cosine" else 0.0
-        return Distances(vector if x.dtype == torch.float64 else vector.float(), n, mean, tied, False, "")
+        kept = vector if exact or x.dtype == torch.float64 else vector.float()
+        return Distances(kept, n, mean, tied, False, "")
 
 
 def upper_triangle(cloud: Points) -> Float[Tensor, " m"]:
