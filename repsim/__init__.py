@@ -60,7 +60,12 @@ _PAGES = {
     ),
 }
 
-_MODULES = {"losses": "repsim.losses", "metrics": "repsim.metrics", "plots": "repsim.plots", "tasks": "repsim.data.tasks"}
+_MODULES = {
+    "losses": "repsim.losses",
+    "metrics": "repsim.metrics",
+    "plots": "repsim.plots",
+    "tasks": "repsim.data.tasks",
+}
 
 __all__ = [
     "Activations",
@@ -85,6 +90,7 @@ __all__ = [
     "live",
     "load_data",
     "load_model",
+    "losses",
     "metrics",
     "panels",
     "permutation_test",

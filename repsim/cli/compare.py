@@ -14,7 +14,7 @@ from torch import Tensor
 from repsim._common.files import whole_file, write_text
 from repsim._common.messages import message
 from repsim._common.provenance import CautionWarning, versions
-from repsim.cli.arguments import NETWORK, NORMALIZE, Groups, add_images, asked_images, named_network, read_tasks
+from repsim.cli.arguments import NETWORK, NORMALIZE, TaskGroups, add_images, asked_images, named_network, read_tasks
 from repsim.cli.conditions import add_conditions, check_conditions, conditions, print_conditions
 from repsim.cli.tables import file_name, number, print_table
 from repsim.cli.verbs import Verb
@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `repsim compare` takes to its parser."""
     parser.add_argument("a", metavar="A", help=NETWORK)
     parser.add_argument("b", metavar="B", help="the other network, or the same one again")
-    metric = 'repeatable, as in td, "td(seed=1)" or "cka(deconfounded=\'inputs\')"; default cka and td, '
-    metric += "with --live cka_minibatch"
-    parser.add_argument("--metric", action="append", help=metric)
+    metric = (
+        'repeatable, as in td, "td(seed=1)", "cka(deconfounded=\'inputs\')" or "my.module:Mine(setting=1)"; default '
+    )
+    parser.add_argument("--metric", action="append", help=metric + "cka and td, with --live cka_minibatch")
     add_images(parser, seed="what is random in attacks and corruptions")
     parser.add_argument("--normalize", help=f"of both networks: {NORMALIZE}")
     parser.add_argument("--normalize-a", help="of A alone")
@@ -134,7 +135,7 @@ def _networks(arguments: argparse.Namespace) -> tuple[Network, Network]:
     return a, b
 
 
-def _task(name: str, groups: Groups, data: ImageSet, path: Path) -> Tensor:
+def _task(name: str, groups: TaskGroups, data: ImageSet, path: Path) -> Tensor:
     try:
         return coarser(data.labels, groups)
     except ValueError as error:

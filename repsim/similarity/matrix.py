@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from repsim._common.files import whole_file
 from repsim._common.messages import InternalError, message
-from repsim.metrics import MetricFacts, get_metric
+from repsim.metrics import MetricFacts, is_own, known_metric
 from repsim.networks.layers import matched_layers
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class SimilarityMatrix:
         values: (r, c) float64, NaN where there is no number.
         rows: Layer names of the first side, in execution order.
         cols: Layer names of the second side.
-        metric: The metric's name and changed settings; `repsim.metrics.get_metric` gives it back.
+        metric: The metric's name and changed settings; `repsim.metrics.get_metric` gives it back, of a measure of the
+            user's own where its module can be imported.
         row_model: What the first side is called.
         col_model: What the second side is called.
         n: Samples.
@@ -36,6 +37,7 @@ class SimilarityMatrix:
         cautions: What a careful reader should know, one sentence each.
         provenance: Versions, weights and data with digests, settings, time.
         tasks: Where several downstream tasks were asked, each one's own matrix; this one is their mean.
+        facts: What a measure of the user's own says of its values; None of the package's, which it knows.
     """
 
     values: Float[np.ndarray, "r c"]
@@ -50,8 +52,13 @@ class SimilarityMatrix:
     cautions: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, "SimilarityMatrix"] = field(default_factory=dict)
+    facts: MetricFacts | None = None
 
     def __post_init__(self) -> None:
+        if is_own(self.metric) != (self.facts is not None):
+            must = "facts must be given of measures of one's own, and of no other"
+            got = f"{self.metric!r} {'with' if self.facts else 'without'} facts"
+            raise ValueError(message("SimilarityMatrix", must, got, "Pass facts=metric.facts, or leave them out"))
         shape = (len(self.rows), len(self.cols))
         wrong = [name for name, d in {"values": self.values, **self.details}.items() if d.shape != shape]
         if wrong:
@@ -79,7 +86,7 @@ class SimilarityMatrix:
     @property
     def definition(self) -> MetricFacts:
         """What the measure says of its values."""
-        return get_metric(self.metric).facts
+        return self.facts or known_metric(self.metric).facts
 
     def __repr__(self) -> str:
         shape = f"{len(self.rows)} × {len(self.cols)} layers"
@@ -191,6 +198,8 @@ def _pack(matrix: "SimilarityMatrix", prefix: str, arrays: dict[str, np.ndarray]
     arrays |= {f"{prefix}details/{name}": array for name, array in matrix.details.items()}
     facts: dict[str, Any] = {name: getattr(matrix, name) for name in _FACTS}
     facts["reasons"] = [[i, j, text] for (i, j), text in matrix.reasons.items()]
+    if matrix.facts is not None:
+        facts["facts"] = {**asdict(matrix.facts), "invariances": sorted(matrix.facts.invariances)}
     tasks = enumerate(matrix.tasks.items())
     facts["tasks"] = {name: _pack(part, f"{prefix}task{k}/", arrays) for k, (name, part) in tasks}
     return facts
@@ -203,6 +212,10 @@ def _unpack(
     given = {name: facts[name] for name in _FACTS}
     given |= {name: tuple(facts[name]) for name in ("rows", "cols", "cautions")}
     tasks = enumerate(facts.get("tasks", {}).items())
+    own = facts.get("facts")
+    if own is not None:  # as JSON has them
+        pairs = {name: tuple(own[name]) for name in ("bounds", "display")}
+        given["facts"] = MetricFacts(**{**own, **pairs, "invariances": frozenset(own["invariances"])})
     return kind(
         values=arrays[f"{prefix}values"],
         details={k.removeprefix(details): array for k, array in arrays.items() if k.startswith(details)},

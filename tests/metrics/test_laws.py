@@ -278,18 +278,6 @@ def test_settings_are_plain_values_and_never_executed(text: str) -> None:
         get_metric(text)
 
 
-def test_a_metric_of_no_known_family_is_refused() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Mine(CKA):
-        pass
-
-    x, y = pair()
-    with pytest.raises(ValueError, match="family") as caught:
-        value(x, y, Mine())
-    advice = "Add its file to repsim/metrics with a METRICS table."
-    assert str(caught.value) == f"metric: the metric's family must have a name; got {Mine()!r}. {advice}"
-
-
 @EVERY
 @pytest.mark.parametrize("fill", [0.0, 0.1, 12345.678, -1e30])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

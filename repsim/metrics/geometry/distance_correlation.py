@@ -11,8 +11,8 @@ from torch import Tensor
 
 from repsim._common.checks import check_bool
 from repsim.metrics.alignment.base import KernelAlignment
-from repsim.metrics.base import CONSTANT, PairwiseResult
-from repsim.numerics.centring import Centred, centre
+from repsim.metrics.base import PairwiseResult
+from repsim.numerics.centring import CentredLayer, centre
 from repsim.numerics.kernels import Kernel, pair_products, resampled_products
 
 #: Share of the squared lengths below which a squared distance is rounding: the samples are duplicates.
@@ -25,23 +25,23 @@ class DistanceKernel(Kernel):
 
     Attributes:
         layer: The centred features, in float64.
-        void: Why the layer says nothing; empty where it does.
+        undefined: Why the layer says nothing; empty where it does.
         source: As in `Kernel`.
     """
 
-    layer: Centred
-    void: str = ""
+    layer: CentredLayer
+    undefined: str = ""
     source: Kernel | None = None
 
-    coarse: ClassVar = 0.0  # it is in float64 already
+    float32_limit: ClassVar = 0.0  # it is in float64 already
 
     @property
-    def hollow(self) -> float:
+    def smallest_hsic(self) -> float:
         return 1e-13
 
     @property
     def _unit(self) -> float:
-        return 0.0 if self.void else self.layer.n / self.layer.norm**2
+        return 0.0 if self.undefined else self.layer.n / self.layer.norm**2
 
     @property
     def diagonal(self) -> Float[Tensor, " n"]:
@@ -111,7 +111,7 @@ class DistanceCorrelation(KernelAlignment):
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[DistanceKernel]:
         centred = [centre(x, torch.float64) for x in layers]
         # What is constant to the features' own type, not to float64.
-        return [DistanceKernel(layer, CONSTANT if layer.constant else "") for layer in centred]
+        return [DistanceKernel(layer, layer.undefined) for layer in centred]
 
     def pairwise(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
         found = self._aligned(rows, cols)

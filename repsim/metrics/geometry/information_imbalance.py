@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Invariance, Metric, PairwiseResult, constant_reasons, pairs
+from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs, undefined_cells
 from repsim.metrics.geometry.rows import points
 from repsim.metrics.geometry.rsa import triangle_starts, upper_triangle
 from repsim.numerics.memory import available_memory
@@ -31,7 +31,7 @@ class DistanceRanks:
         tied: Share of the samples that have ties for the k-th place.
         mean: Of all ranks off the diagonal; n / 2 without ties.
         n: Samples.
-        constant: The layer has no spread.
+        undefined: What the layer has instead of a number; empty where it has one.
     """
 
     ranks: Int[Tensor, "n n"]
@@ -39,7 +39,7 @@ class DistanceRanks:
     tied: float
     mean: float
     n: int
-    constant: bool
+    undefined: str
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class InformationImbalance(Metric):
         reverse = values.T if rows is cols else self._means(cols, rows, weight)[0].T
         details = {
             "reverse": reverse,
-            "chance": pairs(rows, cols, lambda a, b: math.nan if b.constant else 2 * b.mean / n),
+            "chance": pairs(rows, cols, lambda a, b: math.nan if b.undefined else 2 * b.mean / n),
             "tied_row": pairs(rows, cols, lambda a, b: a.tied),
             "tied_col": pairs(rows, cols, lambda a, b: b.tied),
         }
@@ -155,19 +155,21 @@ class InformationImbalance(Metric):
             cautions.append(
                 f"the smallest value there is, of equal layers, is {smallest:.2f} at n = {n}: use more samples"
             )
-        high = max((2 * s.mean / n for s in cols if not s.constant), default=1.0)
+        high = max((2 * s.mean / n for s in cols if not s.undefined), default=1.0)
         if high > 1.05:
             cautions.append(
                 f"equal distances raise ranks: unrelated layers reach {high:.2f}, not 1; read values against `chance`"
             )
-        return PairwiseResult(values, details, constant_reasons(rows, cols), tuple(cautions))
+        return PairwiseResult(
+            values, details, undefined_cells([a.undefined for a in rows], [b.undefined for b in cols]), tuple(cautions)
+        )
 
     def permuted(self, states: Sequence[DistanceRanks], order: Int[Tensor, " n"]) -> list[DistanceRanks]:
         order = order.to(states[0].ranks.device)
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
         return [
-            s if s.constant else replace(s, ranks=s.ranks[order][:, order], near=place[s.near[order]]) for s in states
+            s if s.undefined else replace(s, ranks=s.ranks[order][:, order], near=place[s.near[order]]) for s in states
         ]
 
     def bootstrapped(
@@ -177,12 +179,12 @@ class InformationImbalance(Metric):
         return self._means(rows, cols, counts.double())
 
     def _prepared(self, x: Float[Tensor, "n p"]) -> DistanceRanks:
-        n, cloud = len(x), points(x, None)
+        n, placed = len(x), points(x, None)
         none = torch.zeros(0, 0, dtype=torch.int16, device=x.device)
-        if not cloud.usable:
-            return DistanceRanks(none, none.long(), 0.0, 0.0, n, True)
+        if placed.undefined:
+            return DistanceRanks(none, none.long(), 0.0, 0.0, n, placed.undefined)
         # Ten digits, as RSA ranks distances: what is equal by construction differs by rounding once it is computed.
-        triangle = (upper_triangle(cloud).view(torch.int64) + 2**15) >> 16
+        triangle = (upper_triangle(placed).view(torch.int64) + 2**15) >> 16
         starts = triangle_starts(n, x.device)
         ranks = torch.empty(n, n, dtype=torch.int16 if n < 2**15 else torch.int32, device=x.device)
         near = torch.empty(n, self.k, dtype=torch.int64, device=x.device)
@@ -203,7 +205,7 @@ class InformationImbalance(Metric):
             if self.k + 1 < n:
                 tied += int((ordered[:, self.k] == ordered[:, self.k + 1]).sum())
             total += float(count.double().sum())
-        return DistanceRanks(ranks, near, tied / n, total / (n * (n - 1)), n, False)
+        return DistanceRanks(ranks, near, tied / n, total / (n * (n - 1)), n, "")
 
     def _means(
         self, rows: Sequence[DistanceRanks], cols: Sequence[DistanceRanks], weight: Float[Tensor, "b n"]
@@ -212,7 +214,7 @@ class InformationImbalance(Metric):
         found = weight.new_full((len(weight), len(rows), len(cols)), math.nan)
         for i, a in enumerate(rows):
             for j, b in enumerate(cols):
-                if not (a.constant or b.constant):
+                if not (a.undefined or b.undefined):
                     found[:, i, j] = weight @ self._rank_of_nearest(a, b)
         return found
 

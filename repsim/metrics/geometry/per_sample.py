@@ -12,10 +12,9 @@ from torch import Tensor
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Invariance, PairwiseResult
+from repsim.metrics.base import Invariance, PairwiseResult, undefined_cells
 from repsim.metrics.geometry.neighbours import NeighbourMetric
 from repsim.metrics.geometry.overlap import Neighbours
-from repsim.metrics.geometry.rows import missing_reasons
 
 NearBy = Literal["cosine", "euclidean"]
 
@@ -44,7 +43,7 @@ class MeanOverSamples(NeighbourMetric):
 
     @abstractmethod
     def per_sample(self, row: Any, col: Any) -> Float[Tensor, " n"]:
-        """The number of each sample; NaN where it has none. Both layers are usable."""
+        """The number of each sample; NaN where it has none. Both layers have numbers."""
 
     @property
     def without_number(self) -> str:
@@ -52,7 +51,7 @@ class MeanOverSamples(NeighbourMetric):
         return ""
 
     def beside(self, row: Any, col: Any) -> dict[str, float]:
-        """Details of a pair; both layers are usable."""
+        """Details of a pair; both layers have numbers."""
         return {}
 
     def chance(self, n: int) -> float | None:
@@ -62,12 +61,12 @@ class MeanOverSamples(NeighbourMetric):
     def pairwise(self, rows: Sequence[Neighbours], cols: Sequence[Neighbours]) -> PairwiseResult:
         n = rows[0].n
         values = self._means(rows, cols, torch.ones(1, n, dtype=torch.float64))[0]
-        reasons = missing_reasons(rows, cols)
+        reasons = undefined_cells([a.undefined for a in rows], [b.undefined for b in cols])
         for i, j in values.isnan().nonzero().tolist():
             reasons.setdefault((i, j), self.without_number)
         details, cautions = self.ties(rows, cols)
         for (i, a), (j, b) in itertools.product(enumerate(rows), enumerate(cols)):
-            if a.usable and b.usable:
+            if not (a.undefined or b.undefined):
                 for name, number in self.beside(a, b).items():
                     details.setdefault(name, torch.full_like(values, math.nan))[i, j] = number
         chance = self.chance(n)
@@ -94,7 +93,7 @@ class MeanOverSamples(NeighbourMetric):
                 for j, b in enumerate(cols):
                     if rows is cols and j < i:
                         found[:, i, j] = found[:, j, i]
-                    elif a.usable and b.usable:
+                    elif not (a.undefined or b.undefined):
                         found[:, i, j] = weight @ self.per_sample(a, b)
                 bar.update(len(cols))
         return found

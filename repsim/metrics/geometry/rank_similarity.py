@@ -70,8 +70,8 @@ class RankSimilarity(MeanOverSamples):
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[RankedNeighbours]:
         found = []
-        for s, cloud in self.clouds(layers, "cosine" if self.distance == "cosine" else None, "distance"):
-            rank, level = ranks_of_nearest(cloud, s.index) if s.usable else (s.index, False)
+        for s, placed in self.placed_neighbours(layers, "cosine" if self.distance == "cosine" else None, "distance"):
+            rank, level = (s.index, False) if s.undefined else ranks_of_nearest(placed, s.index)
             found.append(RankedNeighbours(**vars(s), rank=rank, level=level))
         return found
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Invariance, Metric, PairwiseResult, constant_reasons
+from repsim.metrics.base import Invariance, Metric, PairwiseResult, undefined_cells, without_numbers
 from repsim.metrics.geometry.rows import points
 from repsim.metrics.geometry.rsa import check_memory, permuted_pairs, samples_of, spans, triangle_starts, upper_triangle
 
@@ -21,16 +21,16 @@ class DistanceVector:
     """A layer's distances: the strict upper triangle of its RSM, row by row.
 
     Attributes:
-        vector: (m,) m = n(n - 1)/2, divided as asked; float64 where the features are. Empty for a constant layer.
+        vector: (m,) m = n(n - 1)/2, divided as asked; float64 where the features are. Empty where there is no number.
         scale: What the vector is to be multiplied by; 1 where it is divided.
         n: Samples.
-        constant: The layer has no spread.
+        undefined: What the layer has instead of a number; empty where it has one.
     """
 
     vector: Float[Tensor, " m"]
     scale: float
     n: int
-    constant: bool
+    undefined: str
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ class RSMNormDifference(Metric):
             values = self._frobenius(rows, cols, torch.ones(1, rows[0].n, dtype=torch.float64))[0]
         else:
             values = self._spectral(rows, cols)
-        return PairwiseResult(values, {}, constant_reasons(rows, cols))
+        return PairwiseResult(values, {}, _undefined(rows, cols))
 
     def permuted(self, states: Sequence[DistanceVector], order: Int[Tensor, " n"]) -> list[DistanceVector]:
         source = permuted_pairs(order.to(states[0].vector.device))
-        return [s if s.constant else replace(s, vector=s.vector[source]) for s in states]
+        return [s if s.undefined else replace(s, vector=s.vector[source]) for s in states]
 
     def bootstrapped(
         self, rows: Sequence[DistanceVector], cols: Sequence[DistanceVector], counts: Int[Tensor, "b n"]
@@ -126,14 +126,14 @@ class RSMNormDifference(Metric):
         return self._frobenius(rows, cols, counts.double()) if self.norm == "frobenius" else None
 
     def _prepared(self, x: Float[Tensor, "n p"]) -> DistanceVector:
-        n, cloud = len(x), points(x, None)
-        if not cloud.usable:
-            return DistanceVector(x.new_zeros(0), 1.0, n, True)
-        vector = upper_triangle(cloud).sqrt_()
+        n, placed = len(x), points(x, None)
+        if placed.undefined:
+            return DistanceVector(x.new_zeros(0), 1.0, n, placed.undefined)
+        vector = upper_triangle(placed).sqrt_()
         divisor = torch.linalg.vector_norm(vector) if self.scaling == "norm" else vector.mean()
         vector /= divisor  # a mean of all n² entries differs by a factor that weights take care of
-        scale = 1.0 if self.scaling != "none" else float(divisor) * cloud.scale
-        return DistanceVector(vector if x.dtype == torch.float64 else vector.float(), scale, n, False)
+        scale = 1.0 if self.scaling != "none" else float(divisor) * placed.scale
+        return DistanceVector(vector if x.dtype == torch.float64 else vector.float(), scale, n, "")
 
     def _frobenius(
         self, rows: Sequence[DistanceVector], cols: Sequence[DistanceVector], weight: Float[Tensor, "b n"]
@@ -156,9 +156,7 @@ class RSMNormDifference(Metric):
                 )
                 found[b] += torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
         values = found.sqrt() * largest
-        for i, j in constant_reasons(rows, cols):
-            values[:, i, j] = math.nan
-        return values
+        return without_numbers(values, _undefined(rows, cols))
 
     def _divisors(
         self, side: Sequence[DistanceVector], pieces: Sequence[tuple[slice, Tensor]], drawn: Tensor, largest: float
@@ -185,15 +183,19 @@ class RSMNormDifference(Metric):
         values = ones.new_full((len(rows), len(cols)), math.nan)
         for row, (a, f) in enumerate(zip(rows, left, strict=True)):
             for col, (b, g) in enumerate(zip(cols, right, strict=True)):
-                if not (a.constant or b.constant):
+                if not (a.undefined or b.undefined):
                     matrix = ones.new_zeros(n, n)
                     matrix[i, j] = _part(a, whole) * f - _part(b, whole) * g
                     values[row, col] = torch.linalg.eigvalsh(matrix + matrix.T).abs().max() * largest
         return values
 
 
+def _undefined(rows: Sequence[DistanceVector], cols: Sequence[DistanceVector]) -> dict[tuple[int, int], str]:
+    return undefined_cells([a.undefined for a in rows], [b.undefined for b in cols])
+
+
 def _part(state: DistanceVector, span: slice) -> Float[Tensor, " s"]:
-    if state.constant:
+    if state.undefined:
         return state.vector.new_zeros(span.stop - span.start, dtype=torch.float64)
     return state.vector[span].double()
 

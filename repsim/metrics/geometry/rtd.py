@@ -13,7 +13,7 @@ from torch import Tensor
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Invariance, Metric, PairwiseResult, constant_reasons, pairs
+from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs, undefined_cells
 from repsim.metrics.geometry.rows import points
 from repsim.metrics.geometry.rsa import upper_triangle
 
@@ -27,14 +27,12 @@ class SubsetDistances:
 
     Attributes:
         matrices: (s, m, m) float64; (0, 0, 0) where there is no number.
-        constant: The layer has no spread.
-        flaw: Why there is no number otherwise.
+        undefined: What the layer has instead of a number; empty where it has one.
         x: The layer's features.
     """
 
     matrices: Float[np.ndarray, "s m m"]
-    constant: bool
-    flaw: str
+    undefined: str
     x: Float[Tensor, "n p"]
 
 
@@ -127,23 +125,19 @@ class RTD(Metric):
                         values[i, j] = float(np.mean(found))
                         spread[i, j] = float(np.std(found, ddof=1)) if len(found) > 1 else math.nan
                 bar.update(len(cols))
-        reasons = constant_reasons(rows, cols)
-        for i, a in enumerate(rows):
-            for j, b in enumerate(cols):
-                if a.flaw or b.flaw:
-                    reasons.setdefault((i, j), f"the {'row' if a.flaw else 'column'} layer has {a.flaw or b.flaw}")
+        reasons = undefined_cells([a.undefined for a in rows], [b.undefined for b in cols])
         details = {"m": pairs(rows, cols, lambda a, b: m)}
         if m < n:
             details["subset_sd"] = spread
         return PairwiseResult(values, details, reasons)
 
     def permuted(self, states: Sequence[SubsetDistances], order: Int[Tensor, " n"]) -> list[SubsetDistances]:
-        return [s if s.constant else self._prepared(s.x[order.to(s.x.device)]) for s in states]
+        return [s if s.undefined else self._prepared(s.x[order.to(s.x.device)]) for s in states]
 
     def _prepared(self, x: Float[Tensor, "n p"]) -> SubsetDistances:
-        n, cloud = len(x), points(x, None)
-        if not cloud.usable:
-            return SubsetDistances(np.zeros((0, 0, 0)), True, "", x)
+        n, placed = len(x), points(x, None)
+        if placed.undefined:
+            return SubsetDistances(np.zeros((0, 0, 0)), placed.undefined, x)
         m, matrices = min(self.samples, n), []
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.subsets if m < n else 1):
@@ -151,19 +145,19 @@ class RTD(Metric):
             distances = _distances(x[rows.to(x.device)])
             level = float(np.quantile(distances, 0.9))
             if level == 0:
-                flaw = "a 0.9 quantile of the distances of 0: nearly all samples are duplicates"
-                return SubsetDistances(np.zeros((0, 0, 0)), False, flaw, x)
+                why = "a 0.9 quantile of the distances of 0: nearly all samples are duplicates"
+                return SubsetDistances(np.zeros((0, 0, 0)), why, x)
             matrices.append(distances / level)
-        return SubsetDistances(np.stack(matrices), False, "", x)
+        return SubsetDistances(np.stack(matrices), "", x)
 
 
 def _distances(x: Float[Tensor, "m p"]) -> Float[np.ndarray, "m m"]:
-    cloud = points(x, None)
-    m = cloud.n
-    if not cloud.usable:
+    placed = points(x, None)
+    m = placed.n
+    if placed.undefined:
         return np.zeros((m, m))
     found = np.zeros((m, m))
-    found[np.triu_indices(m, 1)] = upper_triangle(cloud).sqrt_().cpu().numpy()
+    found[np.triu_indices(m, 1)] = upper_triangle(placed).sqrt_().cpu().numpy()
     return found + found.T
 
 

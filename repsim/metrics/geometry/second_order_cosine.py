@@ -12,7 +12,7 @@ from torch import Tensor
 from repsim._common.messages import message
 from repsim.metrics.geometry.overlap import Neighbours
 from repsim.metrics.geometry.per_sample import MeanOverSamples, NearBy, check_neighbours, matched
-from repsim.metrics.geometry.rows import Points
+from repsim.metrics.geometry.rows import Rows
 
 #: A vector of cosines below this length is rounding.
 _NONE = 1e-12
@@ -22,7 +22,7 @@ _NONE = 1e-12
 class NeighboursOfRows(Neighbours):
     """Neighbours, and the rows of length 1 that they are neighbours by."""
 
-    cloud: Points
+    placed: Rows
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,17 @@ class SecondOrderCosine(MeanOverSamples):
         return "samples at right angles to all of their neighbours"
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[NeighboursOfRows]:
-        return [NeighboursOfRows(**vars(s), cloud=cloud) for s, cloud in self.clouds(layers, "cosine", "distance")]
+        return [
+            NeighboursOfRows(**vars(s), placed=placed)
+            for s, placed in self.placed_neighbours(layers, "cosine", "distance")
+        ]
 
     @staticmethod
     def moved(state: NeighboursOfRows, order: Int[Tensor, " n"]) -> NeighboursOfRows:  # type: ignore[override]
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
-        cloud = replace(state.cloud, x=state.cloud.x[order])
-        return replace(state, index=place[state.index[order]].sort(1).values, cloud=cloud)
+        placed = replace(state.placed, x=state.placed.x[order])
+        return replace(state, index=place[state.index[order]].sort(1).values, placed=placed)
 
     def per_sample(self, row: NeighboursOfRows, col: NeighboursOfRows) -> Float[Tensor, " n"]:
         both = torch.cat([row.index, col.index], 1)
@@ -105,8 +108,8 @@ class SecondOrderCosine(MeanOverSamples):
         i, at = counts.nonzero().unbind(1)
         j = both[i, at]
         x, y = (torch.zeros(both.shape, dtype=torch.float64, device=both.device) for _ in range(2))
-        for vector, cloud in ((x, row.cloud), (y, col.cloud)):
-            halved = cloud.squared(i, j) / 2
+        for vector, placed in ((x, row.placed), (y, col.placed)):
+            halved = placed.squared(i, j) / 2
             vector[i, at] = halved if self.form == "distance" else 1 - halved
         lengths = [torch.linalg.vector_norm(vector, dim=1) for vector in (x, y)]
         sound = (lengths[0] > self._rounding) & (lengths[1] > self._rounding)

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Metric, PairwiseResult, constant_reasons, pairs
-from repsim.numerics.centring import centre, working_dtype
+from repsim.metrics.base import Metric, PairwiseResult, pairs, undefined_cells
+from repsim.numerics.centring import CONSTANT, centre, working_dtype
 
 #: What is kept of a unit: its column as it came, without its mean, or that at length 1.
 Scaling = Literal["none", "centred", "unit"]
@@ -32,13 +32,13 @@ class Units:
             length 1.
         scale: A power of two near the largest feature; 1 where units have length 1.
         width: How many units the layer has, constant ones included.
-        constant: The layer has no spread.
+        undefined: What the layer has instead of a number; empty where it has one.
     """
 
     columns: Float[Tensor, "p n"]
     scale: float
     width: int
-    constant: bool
+    undefined: str
 
     @property
     def dead(self) -> int:
@@ -48,25 +48,25 @@ class Units:
 
 def units(x: Float[Tensor, "n p"], scaling: Scaling) -> Units:
     """A layer's columns. Cost: a few passes; memory: two float64 copies while they are made, one kept."""
-    constant = centre(x, working_dtype([x])).constant
-    if constant:
-        return Units(x.new_zeros(0, len(x), dtype=torch.float64), 1.0, x.shape[1], True)
+    undefined = centre(x, working_dtype([x])).undefined
+    if undefined:
+        return Units(x.new_zeros(0, len(x), dtype=torch.float64), 1.0, x.shape[1], undefined)
     columns = x.T.to(torch.float64, copy=True)
     scale = 2.0 ** math.floor(math.log2(float(columns.abs().amax())))
     columns /= scale  # squares overflow sooner
     if scaling == "none":
-        return Units(columns.contiguous(), scale, x.shape[1], False)
+        return Units(columns.contiguous(), scale, x.shape[1], "")
     level = torch.linalg.vector_norm(columns, dim=1)
     columns -= columns[:, :1].clone()  # sums stay at the size of the spread, however far from zero the unit lies
     columns -= columns.mean(1, keepdim=True)
     if scaling == "centred":
-        return Units(columns.contiguous(), scale, x.shape[1], False)
+        return Units(columns.contiguous(), scale, x.shape[1], "")
     peak = columns.abs().amax(1, keepdim=True)
     columns /= torch.where(peak > 0, peak, 1)  # squares of a small unit would vanish
     norm = torch.linalg.vector_norm(columns, dim=1)
     # As for a constant layer: rounding of a constant is not a spread.
     live = norm * peak[:, 0] > max(1e-12, torch.finfo(x.dtype).eps / 2) * level
-    return Units((columns[live] / norm[live, None]).contiguous(), 1.0, x.shape[1], not bool(live.any()))
+    return Units((columns[live] / norm[live, None]).contiguous(), 1.0, x.shape[1], "" if bool(live.any()) else CONSTANT)
 
 
 class MatchingMetric(Metric):
@@ -83,15 +83,20 @@ class MatchingMetric(Metric):
                 for j, b in enumerate(cols):
                     if rows is cols and j < i:
                         values[i, j] = values[j, i]
-                    elif not (a.constant or b.constant):
+                    elif not (a.undefined or b.undefined):
                         values[i, j] = self.pair(a, b)
                 bar.update(len(cols))
         more, cautions = self.beside(rows, cols, values)
-        return PairwiseResult(values, {**details, **more}, constant_reasons(rows, cols), tuple(cautions))
+        return PairwiseResult(
+            values,
+            {**details, **more},
+            undefined_cells([a.undefined for a in rows], [b.undefined for b in cols]),
+            tuple(cautions),
+        )
 
     @abstractmethod
     def pair(self, row: Units, col: Units) -> Tensor:
-        """The value of two layers, neither of them constant."""
+        """The value of two layers, both of which have one."""
 
     @abstractmethod
     def beside(
@@ -109,7 +114,7 @@ def dead_units(rows: Sequence[Units], cols: Sequence[Units]) -> tuple[dict[str, 
         "dead_row": pairs(rows, cols, lambda a, b: a.dead),
         "dead_col": pairs(rows, cols, lambda a, b: b.dead),
     }
-    worst = max((s for s in [*rows, *cols] if not s.constant), key=lambda s: s.dead, default=None)
+    worst = max((s for s in [*rows, *cols] if not s.undefined), key=lambda s: s.dead, default=None)
     if worst is None or not worst.dead:
         return details, []
     text = f"units that are constant have no correlation and are left out, in one layer {worst.dead} of {worst.width}"

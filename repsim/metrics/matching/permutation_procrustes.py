@@ -88,7 +88,7 @@ class PermutationProcrustes(MatchingMetric):
             return found
         return [
             Units(
-                s.columns if s.constant else s.columns / torch.linalg.vector_norm(s.columns), 1.0, s.width, s.constant
+                s.columns if s.undefined else s.columns / torch.linalg.vector_norm(s.columns), 1.0, s.width, s.undefined
             )
             for s in found
         ]

@@ -12,8 +12,8 @@ from repsim._common.provenance import versions
 from repsim.data.image_set import ImageSet
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped, Groups, check_groups
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import GroupFeatures, Networks, check_groups
 from repsim.studies.robustness.attack_effects import clean_and_attacked, default_radii
 from repsim.studies.robustness.cross_layers import cross_layer_of
 from repsim.studies.robustness.layers_over_seeds import over_seeds_of
@@ -26,7 +26,7 @@ ANALYSES = ("cross_layer", "over_seeds", "threat_models", "clean_and_attacked", 
 
 
 def robustness(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     *,
     analyses: Sequence[str] | None = None,
@@ -40,7 +40,7 @@ def robustness(
     sizes: Mapping[str, Mapping[str, Sequence[Network]]] | None = None,
     out: str | Path | None = None,
     progress: bool = True,
-) -> list[Part]:
+) -> list[Finding]:
     """Compares groups of networks, trained as usual and trained to be robust, in up to six ways.
 
     Within a network (cross_layer), between networks of a group and of different groups (over_seeds, threat_models),
@@ -97,12 +97,12 @@ def robustness(
     common = {"layers": layers, "reduction": reduction}
 
     @functools.cache
-    def grouped() -> Grouped:  # one run of each network serves the first three
-        return Grouped.of(groups, data, function="robustness", **common)
+    def grouped() -> GroupFeatures:  # one run of each network serves the first three
+        return GroupFeatures.of(groups, data, function="robustness", **common)
 
     attack = {"threat": threat, "eps": eps, "steps": steps, "progress": progress}
     last = {"threat": ThreatModel(threat, max(eps)), "progress": progress}  # type: ignore[arg-type]
-    makers: dict[str, Callable[[], Part]] = {
+    makers: dict[str, Callable[[], Finding]] = {
         "cross_layer": lambda: cross_layer_of(grouped()),
         "over_seeds": lambda: over_seeds_of(grouped()),
         "threat_models": lambda: threat_models_of(grouped()),
@@ -111,7 +111,7 @@ def robustness(
         "capacity": lambda: capacity(sizes or {}, data, **common),
     }
     wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
-    parts: list[Part] = []
+    parts: list[Finding] = []
     files: dict[str, list[str]] = {}
     for name in wanted:
         parts.append(makers[name]())
@@ -149,9 +149,9 @@ def left_out(
 
 def _write(
     out: Path,
-    parts: Sequence[Part],
+    parts: Sequence[Finding],
     files: Mapping[str, Sequence[str]],
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     lacking: Mapping[str, str],
 ) -> None:
