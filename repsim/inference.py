@@ -267,7 +267,7 @@ def _compared(
     """What `compare` gives, with one more caution, and the prepared layers, which serve every resample."""
     started = time.time()
     states = prepare_sides(a, b, metric, function)[""]
-    value = labelled(a, b, metric, metric.cross(*states), started)
+    value = labelled(a, b, metric, metric.compared(*states), started)
     if caution:
         value = replace(value, cautions=(*value.cautions, caution))
     announce(value, function, stacklevel=4)

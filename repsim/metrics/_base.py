@@ -15,7 +15,7 @@ from repsim._precision import full_precision
 Invariance = Literal["orthogonal", "scale", "shift", "invertible"]
 
 #: The methods of metrics that compute.
-_COMPUTES = ("prepare", "prepare_tasks", "cross", "permuted", "bootstrapped", "update")
+_COMPUTES = ("prepare", "prepare_tasks", "cross", "compared", "permuted", "bootstrapped", "update")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,13 @@ class Metric(ABC):
             rows: States of `prepare`.
             cols: States of the same call of `prepare`; possibly the same list.
         """
+
+    def compared(self, rows: Sequence[Any], cols: Sequence[Any]) -> Cross:
+        """As `cross`, with the details that cost several times as much: intervals, p-values.
+
+        `compare` shows them; resamples, permutations and studies that only want values do without.
+        """
+        return self.cross(rows, cols)
 
     def permuted(self, states: Sequence[Any], order: Int[Tensor, " n"]) -> list[Any] | None:
         """What `prepare` would give for rows in another order, without preparing anew.

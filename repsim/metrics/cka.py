@@ -21,8 +21,9 @@ from repsim._linalg import (
     working_dtype,
 )
 from repsim._pairs import Kernel, pair_products, resampled_products
-from repsim.metrics._alignment import KernelAlignment, check_bool
+from repsim.metrics._alignment import Added, KernelAlignment, Ratio, check_bool
 from repsim.metrics._base import CONSTANT, Cross, pairs
+from repsim.numerics.row_products import by_features, by_tiles, own_by_tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,9 +167,8 @@ class CKA(KernelAlignment):
             kernels.append(LinearKernel(layer, void, kept, n))
         return kernels
 
-    def cross(self, rows: Sequence[Any], cols: Sequence[Any]) -> Cross:
+    def _described(self, rows: Sequence[Any], cols: Sequence[Any], found: Ratio) -> Cross:
         n, r = rows[0].layer.n, len(rows)
-        found = self._aligned(rows, cols)
         # (Σλ)² / Σλ² of the eigenvalues of XᵀX; kernels are scaled so that Σλ = n.
         participation = (n * n / found.norms).tolist()
         details = {
@@ -200,6 +200,15 @@ class CKA(KernelAlignment):
         features, tiles = _costs(kernels, r, 0)
         products = feature_products(*_layers(kernels, r)) if features <= tiles else pair_products(kernels)
         return products, norms_of_rows([k.layer for k in kernels]).neg_()  # centred Grams add up to 0 in each row
+
+    def _added(self, kernels: Sequence[Any], r: int, u: Float[Tensor, "l n"]) -> Added:
+        biased, same = not self.debiased, r == len(kernels)
+        features, tiles = _costs(kernels, r, 0)
+        rows, cols = kernels[:r], kernels if same else kernels[r:]
+        if features > tiles:
+            return by_tiles(rows, cols, u, self_pairs=biased), own_by_tiles(kernels, u, self_pairs=biased)
+        own = [torch.cat([a for *_, a in by_features([k], [k], self_pairs=biased)])[:, 0] for k in kernels]
+        return by_features(rows, cols, self_pairs=biased), torch.stack(own)
 
     def _resampled(
         self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]

@@ -13,8 +13,9 @@ from repsim._checks import message
 from repsim._gemm import matmul_nt
 from repsim._linalg import Centred, centre, working_dtype
 from repsim._pairs import Kernel, pair_products, resampled_products
-from repsim.metrics._alignment import KernelAlignment, check_bool
+from repsim.metrics._alignment import Added, KernelAlignment, Ratio, check_bool
 from repsim.metrics._base import CONSTANT, Cross, pairs
+from repsim.numerics.row_products import by_tiles, own_by_tiles
 
 #: Samples up to which a median is taken over all pairs; 499,500 of them.
 _ALL = 1000
@@ -136,8 +137,7 @@ class RBFCKA(KernelAlignment):
             return found
         return [_prepared(x, torch.float64, self.bandwidth) for x in layers]
 
-    def cross(self, rows: Sequence[Any], cols: Sequence[Any]) -> Cross:
-        found = self._aligned(rows, cols)
+    def _described(self, rows: Sequence[Any], cols: Sequence[Any], found: Ratio) -> Cross:
         details = {
             "width_row": pairs(rows, cols, lambda x, y: x.layer.width),
             "width_col": pairs(rows, cols, lambda x, y: y.layer.width),
@@ -149,6 +149,10 @@ class RBFCKA(KernelAlignment):
     def _sums(self, kernels: Sequence[Any], r: int) -> tuple[Tensor, Tensor]:
         sums = torch.stack([torch.zeros_like(kernel.layer.squares) for kernel in kernels])
         return pair_products(kernels, sums), sums
+
+    def _added(self, kernels: Sequence[Any], r: int, u: Float[Tensor, "l n"]) -> Added:
+        biased, cols = not self.debiased, kernels if r == len(kernels) else kernels[r:]
+        return by_tiles(kernels[:r], cols, u, self_pairs=biased), own_by_tiles(kernels, u, self_pairs=biased)
 
     def _resampled(
         self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]
