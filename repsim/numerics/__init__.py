@@ -1,1 +1,1 @@
-"""Numbers alone: products, kernels, spectra, intervals, tests; nothing here knows of networks or images."""
+"""Arithmetic that knows tensors only: centring, kernels, spectra, products, memory and precision."""

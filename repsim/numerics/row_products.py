@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repsim._gemm import matmul_nt
-from repsim._linalg import to_unit_rows
-from repsim._pairs import Kernel, kernel_tiles
+from repsim.numerics.centring import to_unit_rows
+from repsim.numerics.kernels import Kernel, kernel_tiles
+from repsim.numerics.matmul import matmul_nt
 
 #: Bytes of one block of all layers' features: what is made of it stays in a CPU's caches.
 _BLOCK = 2 * 2**20
@@ -73,15 +73,14 @@ def by_features(
         products = products[at:].contiguous()
         s = rows[a].diagonal
         u = offsets(-s[None], s[None], self_pairs=False)[0]
-        if not self_pairs:
-            through = x[:, :-1].T @ single[:, first:]
-            d = float(s.sum()) / (2 * (n - 1) * (n - 2))
-            level = v[:, first:].T @ u - (n - 2) ** 2 * d * e[first:]
+        d = float(s.sum()) / (2 * (n - 1) * (n - 2))
+        through = None if self_pairs else x[:, :-1].T @ single[:, first:]
+        level = v[:, first:].T @ u - (n - 2) ** 2 * d * e[first:]
         for start in range(0, n, step):
             here = slice(start, min(start + step, n))
             met = matmul_nt(x[here], products).mul_(y[here, at:])
             found = _by_layer(met, widths[first:])
-            if self_pairs:
+            if through is None:
                 yield a, slice(first, c), here, found.double()
                 continue
             # Less Σ_j K_ij v_j, and what is left of the diagonal and of all other corrections, since Σ_{j≠i} K_ij is

@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.attacks import ThreatModel, pgd
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.robustness import ThreatModel, pgd
 
 
 @dataclass(frozen=True)
 class PGD(Recipe):
     """Cross-entropy on PGD adversarial inputs."""
+
+    name: ClassVar[str] = "pgd"
 
     eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
     steps: int = 7  # gradient evaluations per attack
