@@ -55,7 +55,7 @@ def by_features(
     Cost: 2 n (Σp)(Σq) multiplications; memory: (Σp)(Σq) numbers, and the features again.
     """
     same = len(rows) == len(cols) and all(a is b for a, b in zip(rows, cols, strict=True))
-    parts = [_features(kernel) for kernel in cols]
+    parts = [unit_features(kernel) for kernel in cols]
     y, widths = torch.cat(parts, 1), [part.shape[1] for part in parts]
     starts = [0, *itertools.accumulate(widths)]
     n, c = len(y), len(cols)
@@ -100,7 +100,7 @@ def _met(
         weights: list[Tensor] = []
         while done + len(group) < len(rows) and (not group or sum(len(w) for w in weights) < _TOGETHER):
             kernel = rows[done + len(group)]
-            x = _features(kernel) if known is None else known[done + len(group)]
+            x = unit_features(kernel) if known is None else known[done + len(group)]
             if self_pairs:
                 group.append(x)
                 weights.append(x.T)
@@ -140,7 +140,7 @@ def by_tiles(
         level = u if same else torch.cat([u[:r], u[r:][some]])
         total = kernels[0].layer.mean.new_zeros(n, r, some.stop - some.start)
         right = some if same else slice(r, None)
-        for one, two, tiles in _centred_tiles(kernels, level, self_pairs=self_pairs):
+        for one, two, tiles in centred_tiles(kernels, level, self_pairs=self_pairs):
             total[one] += torch.bmm(tiles[:r].permute(1, 0, 2), tiles[right].permute(1, 2, 0))
             if one != two:
                 total[two] += torch.bmm(tiles[:r].permute(2, 0, 1), tiles[right].permute(2, 1, 0))
@@ -151,7 +151,7 @@ def by_tiles(
 def own_by_tiles(kernels: Sequence[Kernel], u: Float[Tensor, "l n"], *, self_pairs: bool) -> Float[Tensor, "l n"]:
     """Σ_j K̃_ij² of every kernel, from tiles of all of them."""
     total = torch.zeros_like(u)
-    for one, two, tiles in _centred_tiles(kernels, u, self_pairs=self_pairs):
+    for one, two, tiles in centred_tiles(kernels, u, self_pairs=self_pairs):
         tiles.square_()
         total[:, one] += tiles.sum(2)
         if one != two:
@@ -159,9 +159,10 @@ def own_by_tiles(kernels: Sequence[Kernel], u: Float[Tensor, "l n"], *, self_pai
     return total
 
 
-def _centred_tiles(
+def centred_tiles(
     kernels: Sequence[Kernel], u: Float[Tensor, "l n"], *, self_pairs: bool
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "l h w"]]]:
+    """K̃ of all kernels, as `kernel_tiles` gives K."""
     level = u.to(kernels[0].layer.mean.dtype)
     diagonal = torch.stack([kernel.diagonal for kernel in kernels]) - 2 * u
     for one, two, tiles in kernel_tiles(kernels):
@@ -171,7 +172,7 @@ def _centred_tiles(
         yield one, two, tiles
 
 
-def _features(kernel: Kernel) -> Float[Tensor, "n p"]:
+def unit_features(kernel: Kernel) -> Float[Tensor, "n p"]:
     """Centred features, scaled to mean row norm² 1."""
     layer = kernel.layer
     x = layer.mean.new_empty(layer.n, layer.width)

@@ -16,8 +16,13 @@ from repsim.metrics.alignment.base import Added, KernelAlignment, Ratio
 from repsim.metrics.base import CONSTANT, PairwiseResult, pairs
 from repsim.numerics.centring import Centred, centre, norms_of_rows, to_unit_rows, without_components, working_dtype
 from repsim.numerics.feature_products import feature_products
+from repsim.numerics.kernel_traces import traces, traces_cost
 from repsim.numerics.kernels import Kernel, pair_products, resampled_products
+from repsim.numerics.permutation_moments import moments, upper_tail
 from repsim.numerics.row_products import by_features, by_tiles, own_by_tiles
+
+#: How much dearer than the values p-values may be, in multiplications, and how many are too few to save.
+_DEAR, _ENOUGH = 4, 2e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,17 +169,16 @@ class CKA(KernelAlignment):
     def _described(self, rows: Sequence[Any], cols: Sequence[Any], found: Ratio) -> PairwiseResult:
         n, r = rows[0].layer.n, len(rows)
         # (Σλ)² / Σλ² of the eigenvalues of XᵀX; kernels are scaled so that Σλ = n.
-        participation = (n * n / found.norms).tolist()
+        ratio = n * n / found.norms
+        participation = ratio.tolist()
         details = {
             "width_row": pairs(rows, cols, lambda x, y: x.layer.width),
             "width_col": pairs(rows, cols, lambda x, y: y.layer.width),
-            "chance": pairs(
-                rows, cols, lambda x, y: 0.0 if self.debiased else chance_of(x.layer.width, y.layer.width, n)
-            ),
+            "chance": chance_of(ratio[:r], ratio[slice(r) if r == len(ratio) else slice(r, None)], n, self.debiased),
             "pr_row": found.values.new_tensor(participation[:r])[:, None].expand(found.values.shape),
             "pr_col": found.values.new_tensor(participation[-len(cols) :])[None, :].expand(found.values.shape),
         }
-        cautions = chance_cautions(float(details["chance"].max()), n)
+        cautions = chance_cautions(float(details["chance"].nan_to_num(0).max()), n)
         if rows[0].kept is not None:
             cautions.append(_without(rows[0].kept, rows[0].samples))
         return PairwiseResult(found.values, details, found.reasons, tuple(cautions))
@@ -204,6 +208,22 @@ class CKA(KernelAlignment):
         own = [torch.cat([a for *_, a in by_features([k], [k], self_pairs=biased)])[:, 0] for k in kernels]
         return by_features(rows, cols, self_pairs=biased), torch.stack(own)
 
+    def _beside(self, found: Ratio) -> dict[str, Float[Tensor, "r c"]]:
+        """Intervals, and p-values from the exact moments of the permutation distribution where they cost little."""
+        kernels, r = found.kernels, found.r
+        n, live = kernels[0].layer.n, [i for i, kernel in enumerate(kernels) if not kernel.void]
+        details = super()._beside(found)
+        cheap = max(_ENOUGH, _DEAR * min(_costs(kernels, r, 0)))
+        if n < 6 or self.without_rows or not live or traces_cost([k.layer.width for k in kernels], n) > cheap:
+            return details
+        biased, index = not self.debiased, torch.tensor(live, device=found.values.device)
+        every = traces([kernels[i] for i in live], self_pairs=biased).among(index, len(kernels))
+        own = every.t2 + (n * n / (n - 1) if biased else 0)  # the trace that is taken off is n
+        rows, cols = slice(0, r), slice(0, r) if r == len(kernels) else slice(r, None)
+        mean, variance, skewness = moments(every.of(rows), every.of(cols), n)
+        product = found.values * torch.sqrt(torch.outer(own[rows], own[cols])) - (n * n / (n - 1) if biased else 0)
+        return {**details, "p": upper_tail((product - mean) / variance.sqrt(), skewness)}
+
     def _resampled(
         self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -211,7 +231,7 @@ class CKA(KernelAlignment):
         return (_by_features if features <= tiles else resampled_products)(kernels, r, weights)
 
 
-def _costs(kernels: Sequence[LinearKernel], r: int, resamples: int) -> tuple[float, float]:
+def _costs(kernels: Sequence[Kernel], r: int, resamples: int) -> tuple[float, float]:
     """Multiplications by way of the features, where every resample starts anew, and by way of Gram tiles."""
     widths = [k.layer.width for k in kernels]
     count, n = len(kernels), kernels[0].layer.n
@@ -257,9 +277,17 @@ def _without(kept: Int[Tensor, " m"], n: int) -> str:
     return f"{len(out)} of {n} samples are left out, those with the largest shares of the layers' norms: rows {rows}"
 
 
-def chance_of(p: int, q: int, n: int) -> float:
-    """Biased CKA of independent isotropic Gaussian features: Murphy, Zylberberg, Fyshe 2024."""
-    return math.sqrt(p * q / ((n + p) * (n + q)))
+def chance_of(rows: Float[Tensor, " r"], cols: Float[Tensor, " c"], n: int, debiased: bool) -> Float[Tensor, "r c"]:
+    """The mean over all permutations of one side's samples, exactly: tr K tr L / ((n - 1) ‖K‖ ‖L‖), or 0.
+
+    Args:
+        rows: Participation ratios (tr K)² / ‖K‖² of row layers.
+        cols: Of column layers.
+        n: Samples.
+        debiased: The form whose mean is 0.
+    """
+    level = torch.outer(rows, cols).sqrt() * (0.0 if debiased else 1 / (n - 1))
+    return level.where(level.isfinite(), math.nan)  # a constant layer has none
 
 
 def chance_cautions(high: float, n: int) -> list[str]:
@@ -267,7 +295,7 @@ def chance_cautions(high: float, n: int) -> list[str]:
     if high <= 0.1:
         return []
     return [
-        f"biased CKA of unrelated Gaussian features of these widths reaches {high:.2f} at n = {n}: "
+        f"biased CKA of these layers with their samples permuted reaches {high:.2f} on average at n = {n}: "
         "read values against `chance`, or use the debiased form"
     ]
 
