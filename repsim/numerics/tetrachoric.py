@@ -1,15 +1,17 @@
 """The tetrachoric correlation: how far two classifiers' errors depend on each other, whatever their accuracies."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
+from scipy import special
 
 #: Nodes of the Gauss-Legendre rule for the integral over the angle.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
 #: Standard errors on each side that hold 95 % of a normal distribution.
 _Z95 = 1.959963984540054
+#: Of the interval in which ρ lies.
+_HALVINGS = 50
 
 
 def tetrachoric(
@@ -39,64 +41,49 @@ def tetrachoric(
         Pearson 1900; the standard error: Brown 1977, Appl. Stat. 26.
     """
     both, first, second = (np.asarray(x, dtype=np.float64) for x in (both, first, second))
-    known = (first > 0) & (first < 1) & (second > 0) & (second < 1)
     rho = np.full(both.shape, np.nan)
     low, high = rho.copy(), rho.copy()
-    for at in np.argwhere(known):
-        cell = tuple(at)
-        rho[cell], low[cell], high[cell] = _one(float(both[cell]), float(first[cell]), float(second[cell]), n)
+    cells = np.stack([both, first - both, second - both, 1 - first - second + both])
+    known = (first > 0) & (first < 1) & (second > 0) & (second < 1)
+    empty = cells * n < 1e-6
+    alike, unlike = known & (empty[1] | empty[2]), known & (empty[0] | empty[3])
+    inner = known & ~alike & ~unlike
+    rho[inner], low[inner], high[inner] = _inner(both[inner], first[inner], second[inner], n)
+    for where, value, by in ((alike, 1.0, -0.5), (unlike & ~alike, -1.0, 0.5)):
+        rho[where] = value
+        moved = both + by / n
+        room = where & (moved > np.maximum(0, first + second - 1)) & (moved < np.minimum(first, second))
+        _, least, most = _inner(moved[room], first[room], second[room], n)
+        low[room], high[room] = (least, 1.0) if value > 0 else (-1.0, most)
     return rho, low, high
 
 
-def joint_tail(h: float, k: float, rho: np.ndarray) -> np.ndarray:
+def joint_tail(h: np.ndarray, k: np.ndarray, rho: np.ndarray) -> np.ndarray:
     """P(U > h, V > k) for each ρ in (-1, 1)."""
-    angle = np.arcsin(rho)
+    angle, h, k = np.arcsin(rho), np.asarray(h)[..., None], np.asarray(k)[..., None]
     t = angle[..., None] * (_NODES + 1) / 2
     inner = np.exp(-(h * h - 2 * h * k * np.sin(t) + k * k) / (2 * np.cos(t) ** 2))
-    return _tail(h) * _tail(k) + angle / 2 * (inner @ _WEIGHTS) / (2 * math.pi)
+    independent = special.ndtr(-h[..., 0]) * special.ndtr(-k[..., 0])
+    return independent + angle / 2 * (inner @ _WEIGHTS) / (2 * math.pi)
 
 
-def _one(both: float, first: float, second: float, n: int) -> tuple[float, float, float]:
-    cells = np.array([both, first - both, second - both, 1 - first - second + both])
-    empty = cells * n < 1e-6
-    if empty.any():
-        # Without errors of one alone, or without rows that both get wrong (or right).
-        value = 1.0 if empty[1] or empty[2] else -1.0
-        moved = both + (0.5 / n if value < 0 else -0.5 / n)
-        least, most = max(0.0, first + second - 1), min(first, second)
-        if not least < moved < most:
-            return value, math.nan, math.nan
-        _, low, high = _one(moved, first, second, n)
-        return (value, low, 1.0) if value > 0 else (value, -1.0, high)
-    h, k = -_quantile(first), -_quantile(second)
-    low, high = -1.0, 1.0
-    for _ in range(60):
+def _inner(
+    both: np.ndarray, first: np.ndarray, second: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tables without an empty cell."""
+    h, k = -special.ndtri(first), -special.ndtri(second)
+    low, high = np.full_like(both, -1.0), np.full_like(both, 1.0)
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if float(joint_tail(h, k, np.array(middle))) < both:
-            low = middle
-        else:
-            high = middle
+        below = joint_tail(h, k, middle) < both
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
     rho = (low + high) / 2
     rest = 1 - rho * rho
-    w = math.sqrt(rest)
-    density = math.exp(-(h * h - 2 * rho * h * k + k * k) / (2 * rest)) / (2 * math.pi * w)
-    if density <= 0 or rest <= 0:
-        return rho, math.nan, math.nan
-    a, b = _below((rho * h - k) / w), _below((rho * k - h) / w)
-    influence = np.array([1 - a - b, -a, -b, 0.0])
-    variance = float(cells @ influence**2 - (cells @ influence) ** 2) / (n * density**2)
-    half = _Z95 * math.sqrt(max(variance, 0.0)) / rest
-    middle = math.atanh(rho)
-    return rho, math.tanh(middle - half), math.tanh(middle + half)
-
-
-def _tail(x: float) -> float:
-    return math.erfc(x / math.sqrt(2)) / 2
-
-
-def _below(x: float) -> float:
-    return math.erfc(-x / math.sqrt(2)) / 2
-
-
-def _quantile(p: float) -> float:
-    return NormalDist().inv_cdf(p)
+    w = np.sqrt(rest)
+    density = np.exp(-(h * h - 2 * rho * h * k + k * k) / (2 * rest)) / (2 * math.pi * w)
+    a, b = special.ndtr((rho * h - k) / w), special.ndtr((rho * k - h) / w)
+    mean = both - a * first - b * second
+    square = both * (1 - a - b) ** 2 + (first - both) * a * a + (second - both) * b * b
+    half = _Z95 * np.sqrt(np.maximum(square - mean * mean, 0) / n) / density / rest
+    centre = np.arctanh(rho)
+    return rho, np.tanh(centre - half), np.tanh(centre + half)
