@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 import repsim
 from repsim import SimilarityMatrix, heatmap, layer_curve, panels
 from repsim.plots.heatmaps import figure_size, prepare
-from repsim.plots.style import models, side_label
+from repsim.plots.style import TICK_LETTERS, distinct, models, side_label
 from repsim.similarity.block_structure import blocks
 from tests.conftest import exactly
 from tests.support.pictures import assert_inside, drawn, figure_of, no_windows, written
@@ -297,7 +297,7 @@ def test_labels_name_their_cells_and_touch_nothing(r: int, c: int, long: bool) -
         labels = written(axis)
         assert labels[0][0] == 0.5  # the first layer always
         for at, text in labels:
-            assert text.get_text() == short(names[int(at)])
+            assert text.get_text() == distinct(names, TICK_LETTERS)[int(at)]
             assert at == int(at) + 0.5
         steps = {after[0] - before[0] for before, after in itertools.pairwise(labels)}
         assert len(steps) <= 1
