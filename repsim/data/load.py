@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from repsim._common.messages import did_you_mean, message
+from repsim._common.references import users_function
 from repsim.data.folders import read_image_folder
 from repsim.data.image_set import ImageSet, stratified_rows
 from repsim.data.named import NAMED
@@ -26,7 +27,8 @@ def load_data(
 
     Args:
         name: "digits" (scikit-learn's 8×8 digits, embedded, no download), "cifar10", "cifar100", "mnist",
-            "fashion_mnist", "svhn", or "imagefolder:PATH" for a folder that holds one folder per class.
+            "fashion_mnist", "svhn", "imagefolder:PATH" for a folder that holds one folder per class, or
+            "package.module:function" for a function of your own, split -> ImageSet, which is imported.
         split: "train" or "test" (the default) of a named set; for "digits" also "all". The digits have no
             split of their own: 1,200 train and 597 test images by a fixed permutation. For an image folder,
             the subfolder to read, or None for PATH itself.
@@ -43,6 +45,7 @@ def load_data(
     Raises:
         ValueError: An unknown name or split, a limit that leaves a class empty, images of unequal sizes.
         FileNotFoundError: A set that is not on disk, an empty folder.
+        TypeError: A function of your own that gives no ImageSet.
     """
     if seed < 0:
         raise ValueError(message("load_data", "seed must be >= 0", f"{seed}", "Choose another"))
@@ -54,12 +57,20 @@ def load_data(
             folder, choose=choose, cache=Path(root) / "decoded", size=size, progress=progress
         )
         return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), ids, name, classes)
-    if kind not in NAMED or path:
+    own = bool(path) and kind not in NAMED
+    if not own and (kind not in NAMED or path):
         advice = did_you_mean(name, [*NAMED, "imagefolder:PATH"])
         raise ValueError(message("load_data", "name must be a known data set", repr(name), advice))
     if size is not None:
         advice = "Leave size out, or resize the images of an ImageSet yourself"
         raise ValueError(message("load_data", "size is for image folders", f"size={size} for {name}", advice))
-    data = NAMED[kind](kind, split or "test", Path(root), download)
+    if own:
+        function = users_function(name, "load_data", known=[*NAMED, "imagefolder:PATH"], takes="split -> ImageSet")
+        data = function(split or "test")
+        if not isinstance(data, ImageSet):
+            got, advice = type(data).__name__, "Return ImageSet(images, labels, ids, name)"
+            raise TypeError(message("load_data", f"{name} must give an ImageSet", got, advice))
+    else:
+        data = NAMED[kind](kind, split or "test", Path(root), download)
     rows = stratified_rows(data.labels.numpy(), limit=limit, seed=seed)
     return data if len(rows) == len(data) else data.take(torch.from_numpy(rows))

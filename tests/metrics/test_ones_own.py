@@ -1,4 +1,4 @@
-"""A measure of the user's own works wherever a name does, keeps its facts, and is refused in one line where it fails."""
+"""A measure of one's own works wherever a name does, keeps its facts, and is refused in one line where it fails."""
 
 import json
 import subprocess

@@ -12,6 +12,7 @@ from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import NO_BASELINE
 from repsim.studies.common.finding import Part
 from repsim.studies.common.groups import SEEDS, Grouped, Groups
+from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.jackknife import Estimate
 from repsim.studies.robustness.baselines import line
 from repsim.studies.robustness.self_similarity import (
@@ -30,6 +31,9 @@ from repsim.studies.robustness.self_similarity import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: What `repsim robustness` finds this analysis by, and when it is its turn.
+NAME, ORDER = "cross_layer", 1
 
 #: Under the picture of all layers.
 _BLOCKS = (
@@ -164,3 +168,13 @@ def _scores(grouped: Grouped, every: Mapping[str, Alone], means: Mapping[tuple[s
     own = [[every[name].numbers["block_score"] for name in sides] for sides in grouped.groups.values()]
     lines = {"group mean, 95 % interval": line(mean, colour=3, own=own)}
     return Curves(lines, groups, "block scores; grey: each network", "block score", (0.0, 1.0), xlabel="", joined=False)
+
+
+def needs(extras: Extras) -> str:
+    """What is lacking: nothing more than every analysis is given."""
+    return ""
+
+
+def run(given: StudyInputs) -> Part:
+    """The analysis of what `repsim robustness` is given."""
+    return cross_layer_of(given.grouped)

@@ -1,8 +1,9 @@
 """Do robust and standard networks see the same thing? Every analysis for which there is what it needs."""
 
-import functools
+import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,36 @@ from repsim.data.image_set import ImageSet
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
 from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped, Groups, check_groups
-from repsim.studies.robustness.attack_effects import clean_and_attacked, default_radii
-from repsim.studies.robustness.cross_layers import cross_layer_of
-from repsim.studies.robustness.layers_over_seeds import over_seeds_of
-from repsim.studies.robustness.network_size import capacity
-from repsim.studies.robustness.threat_comparison import threat_models_of
-from repsim.studies.robustness.training_dynamics import dynamics
+from repsim.studies.common.groups import Groups, check_groups
+from repsim.studies.common.inputs import Analysis, Extras, StudyInputs
+from repsim.studies.robustness.attack_effects import default_radii
 
-#: All of them, in the order in which they are done.
-ANALYSES = ("cross_layer", "over_seeds", "threat_models", "clean_and_attacked", "dynamics", "capacity")
+
+def find_analyses(package: str) -> dict[str, Analysis]:
+    """The analyses of a package: every file that has a `NAME`, by that name, in their order.
+
+    Raises:
+        TypeError: A file with a name that lacks `needs` or `run`; two of one name.
+    """
+    files = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    pages = [
+        importlib.import_module(f"{package}.{file.name}") for file in files if f"{package}.{file.name}" != __name__
+    ]
+    found: dict[str, Any] = {}
+    for page in sorted((p for p in pages if hasattr(p, "NAME")), key=lambda p: (getattr(p, "ORDER", 1000), p.NAME)):
+        missing = [name for name in ("needs", "run") if not callable(getattr(page, name, None))]
+        if missing:
+            must, got = "a file with a NAME must have needs and run", f"{page.__name__} without {' and '.join(missing)}"
+            raise TypeError(message("robustness", must, got, "Add them, or take the NAME away"))
+        if page.NAME in found:
+            got = f"{page.NAME!r} in {found[page.NAME].__name__} and in {page.__name__}"
+            raise TypeError(message("robustness", "every analysis must have a name of its own", got, "Rename one"))
+        found[page.NAME] = page
+    return found
+
+
+#: All of them by name, in the order in which they are done.
+ANALYSES: dict[str, Analysis] = find_analyses(__name__.rpartition(".")[0])
 
 
 def robustness(
@@ -41,7 +62,7 @@ def robustness(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> list[Part]:
-    """Compares groups of networks, trained as usual and trained to be robust, in up to six ways.
+    """Compares groups of networks, trained as usual and trained to be robust, in every way that is known.
 
     Within a network (cross_layer), between networks of a group and of different groups (over_seeds, threat_models),
     between clean and attacked images (clean_and_attacked), between epochs and between train and test images (dynamics,
@@ -87,6 +108,7 @@ def robustness(
     if len(groups) < 2:
         must, advice = "there must be at least two groups", "Pass, say, standard and robust networks"
         raise ValueError(message("robustness", must, f"{', '.join(groups)} alone", advice))
+    extras = Extras(snapshots, train, sizes)
     lacking = left_out(snapshots=snapshots, train=train, sizes=sizes)
     for name in analyses or ():
         if name not in ANALYSES:
@@ -94,27 +116,12 @@ def robustness(
             raise ValueError(message("robustness", "the analysis must be known", repr(name), advice))
         if name in lacking:
             raise ValueError(message("robustness", f"{name} needs more", lacking[name], "Pass it, or leave that out"))
-    common = {"layers": layers, "reduction": reduction}
-
-    @functools.cache
-    def grouped() -> Grouped:  # one run of each network serves the first three
-        return Grouped.of(groups, data, function="robustness", **common)
-
-    attack = {"threat": threat, "eps": eps, "steps": steps, "progress": progress}
-    last = {"threat": ThreatModel(threat, max(eps)), "progress": progress}  # type: ignore[arg-type]
-    makers: dict[str, Callable[[], Part]] = {
-        "cross_layer": lambda: cross_layer_of(grouped()),
-        "over_seeds": lambda: over_seeds_of(grouped()),
-        "threat_models": lambda: threat_models_of(grouped()),
-        "clean_and_attacked": lambda: clean_and_attacked(groups, data, **attack, **common),
-        "dynamics": lambda: dynamics(snapshots or {}, train or data, data, **last, **common),
-        "capacity": lambda: capacity(sizes or {}, data, **common),
-    }
+    given = StudyInputs(groups, data, threat, eps, steps, layers, reduction, extras, progress)
     wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
     parts: list[Part] = []
     files: dict[str, list[str]] = {}
     for name in wanted:
-        parts.append(makers[name]())
+        parts.append(ANALYSES[name].run(given))
         if out is not None:
             files[name] = [file.name for file in parts[-1].save(out)]
     if out is not None:
@@ -138,13 +145,9 @@ def left_out(
     Returns:
         Analysis -> what is not there.
     """
-    lacking = {}
-    if not snapshots or train is None:
-        missing = [name for name, there in (("snapshots", snapshots), ("training images", train)) if not there]
-        lacking["dynamics"] = f"no {' and no '.join(missing)}"
-    if not sizes:
-        lacking["capacity"] = "no networks of several sizes"
-    return lacking
+    extras = Extras(snapshots, train, sizes)
+    lacking = {name: analysis.needs(extras) for name, analysis in ANALYSES.items()}
+    return {name: why for name, why in lacking.items() if why}
 
 
 def _write(
