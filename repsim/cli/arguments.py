@@ -11,7 +11,7 @@ from repsim.data.load import load_data
 from repsim.networks.load import load_model
 from repsim.networks.network import Network
 
-Groups = dict[str, list[int]]
+TaskGroups = dict[str, list[int]]
 
 NETWORK = "ARCHITECTURE:WEIGHTS, as in resnet20:weights.th, or a file that repsim wrote"
 
@@ -83,7 +83,7 @@ def _normalization(text: str | None) -> str | tuple[tuple[float, ...], tuple[flo
     return mean, std
 
 
-def read_tasks(path: Path) -> dict[str, Groups]:
+def read_tasks(path: Path) -> dict[str, TaskGroups]:
     """The tasks of a JSON file: task -> group -> the classes it is made of.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 from repsim._common.files import whole_file, write_text
 from repsim._common.messages import message
 from repsim._common.provenance import CautionWarning, versions
-from repsim.cli.arguments import NETWORK, NORMALIZE, Groups, add_images, asked_images, named_network, read_tasks
+from repsim.cli.arguments import NETWORK, NORMALIZE, TaskGroups, add_images, asked_images, named_network, read_tasks
 from repsim.cli.conditions import add_conditions, check_conditions, conditions, print_conditions
 from repsim.cli.tables import file_name, number, print_table
 from repsim.cli.verbs import Verb
@@ -125,7 +125,7 @@ def _networks(arguments: argparse.Namespace) -> tuple[Network, Network]:
     return a, b
 
 
-def _task(name: str, groups: Groups, data: ImageSet, path: Path) -> Tensor:
+def _task(name: str, groups: TaskGroups, data: ImageSet, path: Path) -> Tensor:
     try:
         return coarser(data.labels, groups)
     except ValueError as error:

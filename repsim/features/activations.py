@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim._common.checks import is_finite
+from repsim._common.checks import ABSENT, is_finite
 from repsim._common.messages import did_you_mean, message
 
 #: (layer's number, place of the first row, features) -> None
@@ -99,6 +99,13 @@ class Activations:
     def n(self) -> int:
         """How many samples."""
         return len(next(iter(self.features.values())))
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of labelled samples that the network's own head answers right; None where it is not known."""
+        if self.outputs is None or self.labels is None or not bool((known := self.labels != ABSENT).any()):
+            return None
+        return float((self.outputs.argmax(1).cpu() == self.labels.cpu())[known.cpu()].double().mean())
 
     @property
     def progress(self) -> bool:

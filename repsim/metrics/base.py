@@ -1,8 +1,9 @@
 """What a metric is: its facts, and the two methods `prepare` and `pairwise`."""
 
 import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -27,9 +28,9 @@ class PairwiseResult:
     """All pairs of two lists of prepared layers.
 
     Attributes:
-        values: (r, c) float64; NaN where there is no number.
+        values: (r, c) float64. Cells that have a reason become NaN here.
         details: Name -> (r, c), what stands beside each value.
-        reasons: (row, column) -> why the value is NaN. Every NaN has one.
+        reasons: (row, column) -> why there is no number.
         cautions: What a careful reader should know of all of it, one sentence each.
     """
 
@@ -37,6 +38,10 @@ class PairwiseResult:
     details: Mapping[str, Tensor] = field(default_factory=dict)
     reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
     cautions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.reasons and isinstance(self.values, Tensor):
+            object.__setattr__(self, "values", without_numbers(self.values.clone(), self.reasons))
 
 
 def _checked(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -246,17 +251,26 @@ class TaskMetric(Metric):
         return self.prepare_tasks(layers, {"labels": labels})["labels"]
 
 
-CONSTANT = "constant features: every sample has the same row"
+def undefined_cells(rows: Sequence[str], cols: Sequence[str]) -> dict[tuple[int, int], str]:
+    """The cells that have no number because a layer has none.
 
-
-def constant_reasons(rows: Sequence[Any], cols: Sequence[Any]) -> dict[tuple[int, int], str]:
-    """The cells that have no number because a layer is constant; states carry `constant: bool`."""
+    Args:
+        rows: Of each row layer, what it has instead of a number, as in "constant features"; empty where it has one.
+        cols: Of each column layer.
+    """
     return {
-        (i, j): f"the {'row' if a.constant else 'column'} layer has {CONSTANT}"
+        (i, j): f"the row layer has {a}" if a else f"the column layer has {b}"
         for i, a in enumerate(rows)
         for j, b in enumerate(cols)
-        if a.constant or b.constant
+        if a or b
     }
+
+
+def without_numbers(table: Tensor, cells: Iterable[tuple[int, int]]) -> Tensor:
+    """Writes NaN into some cells of a (…, r, c) table, and returns it."""
+    for i, j in cells:
+        table[..., i, j] = math.nan
+    return table
 
 
 def pairs(rows: Sequence[Any], cols: Sequence[Any], value: Any) -> Float[Tensor, "r c"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repsim._common.progress import progress_bar
+from repsim.numerics.centring import CONSTANT
 from repsim.numerics.matmul import matmul_nt
 
 #: Multiplications of all pairs from which float32 features are compared in float32. Values then move by some 1e-7.
@@ -36,6 +37,11 @@ class Spectrum:
     singular: Float[Tensor, " r"]
     coordinates: Float[Tensor, "r p"]
     constant: bool
+
+    @property
+    def undefined(self) -> str:
+        """What the layer has instead of a number; empty where it has a spread."""
+        return CONSTANT if self.constant else ""
 
     @property
     def rank(self) -> int:

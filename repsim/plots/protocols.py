@@ -73,7 +73,7 @@ class PenaltyCurve(Protocol):
     def matched(self) -> Sequence[tuple[str, str]]: ...
 
 
-class Certified(Protocol):
+class CertifiedAnswers(Protocol):
     """Certified radii of a smoothed network's answers: `repsim.robustness.Certificates`."""
 
     @property
@@ -97,7 +97,7 @@ class Certified(Protocol):
     def __len__(self) -> int: ...
 
 
-class Run(Protocol):
+class LayerRun(Protocol):
     """Neighbouring layers that look alike."""
 
     @property
@@ -111,7 +111,7 @@ class Outline(Protocol):
     """Runs of layers to frame: `repsim.similarity.Blocks`."""
 
     @property
-    def blocks(self) -> Sequence[Run]: ...
+    def blocks(self) -> Sequence[LayerRun]: ...
     @property
     def layers(self) -> tuple[str, ...]: ...
     @property

@@ -10,9 +10,8 @@ import pkgutil
 from types import ModuleType
 
 from repsim._common.messages import message
-from repsim.recipes.training.loop import Trained, train
+from repsim.recipes.training.loop import TrainedNetwork, train
 from repsim.recipes.training.recipe import Preset, Recipe, Run, Stage, between, recipe_name
-from repsim.recipes.training.scores import accuracy
 
 
 def _recipe_of(page: ModuleType) -> type[Recipe]:
@@ -40,4 +39,4 @@ RECIPES: dict[str, type[Recipe]] = {
     if not info.ispkg
 }
 
-__all__ = ["RECIPES", "Preset", "Recipe", "Run", "Stage", "Trained", "accuracy", "between", "train"]
+__all__ = ["RECIPES", "Preset", "Recipe", "Run", "Stage", "TrainedNetwork", "between", "train"]

@@ -105,7 +105,7 @@ def adversarial(
             check_inside(x, pixels, threat, "adversarial", None)
             # The check's own answers hold for the pixels that are kept, unless these were rounded or made narrower.
             same = not rounded and kind == torch.float32
-            after = made.after if same else answers(net, pixels.to(device, kind))
+            after = made.after if same else answers(net, pixels.to(device, kind), "adversarial")
             moved.append(kept)
             right += int((made.before == labels).sum())
             right_after += int((after == labels).sum())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repsim._common.progress import progress_bar
 from repsim.features.activations import Activations
-from repsim.numerics.centring import Centred, centre
+from repsim.numerics.centring import CentredLayer, centre
 from repsim.numerics.spectrum import numerical_rank
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def dimension(a: Activations) -> "pd.DataFrame":
     return pd.DataFrame(table)
 
 
-def _facts(layer: Centred) -> dict[str, float]:
+def _facts(layer: CentredLayer) -> dict[str, float]:
     if layer.constant:
         names = ("participation_ratio", "top_share", "components_99", "largest_row_share")
         return {"rank": 0, **dict.fromkeys(names, math.nan)}
@@ -77,7 +77,7 @@ def _facts(layer: Centred) -> dict[str, float]:
     }
 
 
-def _singular_values(layer: Centred) -> Float[Tensor, " k"]:
+def _singular_values(layer: CentredLayer) -> Float[Tensor, " k"]:
     """Of the triangular factor of the longer side: a Gram matrix would square the condition number."""
     x = layer.rows(0, layer.n, out=layer.mean.new_empty(layer.n, layer.width))
     return torch.linalg.svdvals(torch.linalg.qr(x if layer.width <= layer.n else x.T, mode="r").R)

@@ -18,9 +18,9 @@ from repsim import Activations, CautionWarning, ImageSet, Network, extract, load
 from repsim.features.live_activations import LiveActivations, live
 from repsim.metrics import PairwiseResult, get_metric
 from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
-from repsim.metrics.alignment.streaming import Shifted
+from repsim.metrics.alignment.streaming import ShiftedLayer
 from repsim.similarity import exact_cka as exact_module
-from repsim.similarity.comparison import streamed as streaming_module
+from repsim.similarity import streamed as streaming_module
 from repsim.similarity.streamed import streamed
 from tests.conftest import exactly
 from tests.oracles import cka as cka_oracle
@@ -386,7 +386,7 @@ def test_a_measure_that_fails_halfway_leaves_the_network_as_it_was(monkeypatch: 
     modes = [module.training for module in net.modules()]
 
     def fail(self: MinibatchCKA, sums: Any, rows: Any, cols: Any) -> None:
-        assert isinstance(next(iter(rows)), Shifted)
+        assert isinstance(next(iter(rows)), ShiftedLayer)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(MinibatchCKA, "update", fail)
@@ -592,7 +592,7 @@ def test_where_little_is_left_after_debiasing_float64_is_used() -> None:
 def test_rows_that_are_all_equally_far_apart_have_no_direction() -> None:
     a = source(nn.Sequential(nn.Identity()), torch.eye(70))
     found = streamed(a, a, get_metric("cka"))
-    assert found.reasons == {(0, 0): "the unbiased estimate of a layer's own HSIC is not positive"}
+    assert found.reasons == {(0, 0): "the row layer has an unbiased estimate of its own HSIC that is not positive"}
 
 
 # --- Memory and the bar -----------------------------------------------------------------------------------------
@@ -600,9 +600,8 @@ def test_rows_that_are_all_equally_far_apart_have_no_direction() -> None:
 
 def test_batches_that_would_not_fit_are_refused(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     side = source(load_model("digits_resnet8"), digits)
-    from repsim.metrics.alignment import streaming as _streaming
 
-    monkeypatch.setattr(_streaming, "available_memory", lambda: 10**6)
+    monkeypatch.setattr("repsim.numerics.memory.available_memory", lambda: 10**6)
     text = (
         "compare: the features of one batch must fit into memory; got 0.0 GiB with 0.0 GiB free. "
         "Lower batch_size, or choose fewer layers."

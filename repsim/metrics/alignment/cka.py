@@ -13,8 +13,15 @@ from torch import Tensor
 from repsim._common.checks import check_bool
 from repsim._common.messages import message, some
 from repsim.metrics.alignment.base import KernelAlignment
-from repsim.metrics.base import CONSTANT, PairwiseResult, pairs
-from repsim.numerics.centring import Centred, centre, norms_of_rows, to_unit_rows, without_components, working_dtype
+from repsim.metrics.base import PairwiseResult, pairs
+from repsim.numerics.centring import (
+    CentredLayer,
+    centre,
+    norms_of_rows,
+    to_unit_rows,
+    without_components,
+    working_dtype,
+)
 from repsim.numerics.feature_products import feature_products
 from repsim.numerics.kernels import Kernel, pair_products, resampled_products
 
@@ -25,24 +32,24 @@ class LinearKernel(Kernel):
 
     Attributes:
         layer: The centred features.
-        void: Why the layer says nothing; empty where it does.
+        undefined: Why the layer says nothing; empty where it does.
         kept: (n,) which of the samples are left, where some are not.
         samples: How many samples there were.
         source: As in `Kernel`.
     """
 
-    layer: Centred
-    void: str = ""
+    layer: CentredLayer
+    undefined: str = ""
     kept: Int[Tensor, " n"] | None = None
     samples: int = 0
     source: Kernel | None = None
 
     # Song's correction of ‖K‖² is a difference. Less than a twentieth is left for very wide layers, and for rows
     # that are all equally far apart.
-    coarse: ClassVar = 0.05
+    float32_limit: ClassVar = 0.05
 
     @property
-    def hollow(self) -> float:
+    def smallest_hsic(self) -> float:
         return 1e-10
 
     @property
@@ -152,12 +159,12 @@ class CKA(KernelAlignment):
             centred = [centre(x[kept], dtype) for x in layers]
         kernels = []
         for layer in centred:
-            void = CONSTANT if layer.constant else ""
-            if self.without_components and not void:
+            undefined = layer.undefined
+            if self.without_components and not undefined:
                 layer = without_components(layer, self.without_components)
                 if layer.constant:
-                    void = f"a rank of {self.without_components} or less: all of its components are removed"
-            kernels.append(LinearKernel(layer, void, kept, n))
+                    undefined = f"a rank of {self.without_components} or less: all of its components are removed"
+            kernels.append(LinearKernel(layer, undefined, kept, n))
         return kernels
 
     def pairwise(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
@@ -213,7 +220,7 @@ def _costs(kernels: Sequence[LinearKernel], r: int, resamples: int) -> tuple[flo
     return n * features * max(1, resamples), n * n * (0.6 * sum(widths) + links * max(1, resamples / 2))
 
 
-def _layers(kernels: Sequence[LinearKernel], r: int) -> tuple[list[Centred], list[Centred], bool]:
+def _layers(kernels: Sequence[LinearKernel], r: int) -> tuple[list[CentredLayer], list[CentredLayer], bool]:
     layers = [kernel.layer for kernel in kernels]
     return (layers, layers, True) if r == len(kernels) else (layers[:r], layers[r:], False)
 
@@ -234,7 +241,7 @@ def _by_features(
         for kernel, x, square in zip(kernels, scaled, squares, strict=True):
             mean = torch.zeros_like(kernel.layer.mean)
             part = x[drawn] * root[:, None].to(x.dtype)
-            weighted.append(Centred(part, mean, 1.0, square[drawn] * w[drawn], bool(kernel.void)))
+            weighted.append(CentredLayer(part, mean, 1.0, square[drawn] * w[drawn], bool(kernel.undefined)))
         products = feature_products(*_layers([LinearKernel(layer) for layer in weighted], r))
         scale = torch.stack([layer.squares.mean() for layer in weighted])
         sums = torch.stack([(x @ (w.to(x.dtype) @ x)).double() for x in scaled]) - w * squares

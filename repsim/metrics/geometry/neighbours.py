@@ -11,10 +11,10 @@ from torch import Tensor
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs
+from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs, undefined_cells, without_numbers
 from repsim.metrics.geometry.nearest import Nearness, k_nearest, products
 from repsim.metrics.geometry.overlap import Neighbours, masked_hsic, overlap, own_hsic, returned
-from repsim.metrics.geometry.rows import Direction, missing_reasons, points
+from repsim.metrics.geometry.rows import Direction, points
 
 #: Share of the samples with ties at the k-th place from which on a reader is told.
 _MANY = 0.05
@@ -38,14 +38,12 @@ class _NeighbourMetric(Metric):
         states = []
         with progress_bar(len(layers), "neighbours", "layer") as bar:
             for x in layers:
-                cloud = points(x, direction)
+                placed = points(x, direction)
                 index, tied = torch.zeros(0, self.k, dtype=torch.int64, device=x.device), 0.0
-                if cloud.usable:
-                    index, tied = k_nearest(cloud, self.k, nearness)
+                if not placed.undefined:
+                    index, tied = k_nearest(placed, self.k, nearness)
                 known = index if kernel else index[:0]
-                states.append(
-                    Neighbours(n, index, tied, cloud.constant, cloud.flaw, products(cloud, known), returned(known))
-                )
+                states.append(Neighbours(n, index, tied, placed.undefined, products(placed, known), returned(known)))
                 bar.update()
         return states
 
@@ -54,7 +52,7 @@ class _NeighbourMetric(Metric):
         if any(s.tied for s in states):
             return None
         order = order.to(states[0].index.device)
-        return [self._moved(s, order) if s.usable else s for s in states]
+        return [self._moved(s, order) if not s.undefined else s for s in states]
 
     @staticmethod
     def _moved(state: Neighbours, order: Int[Tensor, " n"]) -> Neighbours:
@@ -156,9 +154,7 @@ class MutualKNN(_NeighbourMetric):
     def pairwise(self, rows: Sequence[Neighbours], cols: Sequence[Neighbours]) -> PairwiseResult:
         n = rows[0].n
         values = overlap(rows, cols, torch.ones(1, n, dtype=torch.float64))[0] / (n * self.k)
-        reasons = missing_reasons(rows, cols)
-        for cell in reasons:
-            values[cell] = math.nan
+        reasons = undefined_cells([a.undefined for a in rows], [b.undefined for b in cols])
         chance = self.k / (n - 1)
         details, cautions = self._ties(rows, cols)
         details["chance"] = torch.full_like(values, chance)
@@ -174,9 +170,7 @@ class MutualKNN(_NeighbourMetric):
         """The value on resamples: a sample weighs as often as it is drawn; its neighbours stay the full sample's."""
         weight = counts.double()
         found = overlap(rows, cols, weight) / (self.k * weight.sum(1)).to(rows[0].index.device)[:, None, None]
-        for i, j in missing_reasons(rows, cols):
-            found[:, i, j] = math.nan
-        return found
+        return without_numbers(found, undefined_cells([a.undefined for a in rows], [b.undefined for b in cols]))
 
 
 @dataclass(frozen=True)
@@ -245,7 +239,7 @@ class CKNNA(_NeighbourMetric):
 
     def pairwise(self, rows: Sequence[Neighbours], cols: Sequence[Neighbours]) -> PairwiseResult:
         weight = torch.ones(1, rows[0].n, dtype=torch.float64, device=rows[0].index.device)
-        reasons = missing_reasons(rows, cols)
+        reasons = undefined_cells([a.undefined for a in rows], [b.undefined for b in cols])
         values = self._alignment(rows, cols, weight)[0]
         for i, j in values.isnan().nonzero().tolist():
             if (i, j) not in reasons:
@@ -272,13 +266,13 @@ class CKNNA(_NeighbourMetric):
     ) -> Float[Tensor, "b r c"]:
         weight = weight.to(rows[0].index.device)
         found = weight.new_full((len(weight), len(rows), len(cols)), math.nan)
-        own = {id(s): own_hsic(s, weight) for s in [*rows, *cols] if s.usable}
+        own = {id(s): own_hsic(s, weight) for s in [*rows, *cols] if not s.undefined}
         with progress_bar(len(rows) * len(cols), "shared neighbours", "pair") as bar:
             for i, a in enumerate(rows):
                 for j, b in enumerate(cols):
                     if rows is cols and j < i:
                         found[:, i, j] = found[:, j, i]
-                    elif a.usable and b.usable:
+                    elif not a.undefined and not b.undefined:
                         found[:, i, j] = masked_hsic(a, b, weight) / (own[id(a)] * own[id(b)]).sqrt()
                 bar.update(len(cols))
         return found

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs
-from repsim.metrics.geometry.rows import Points, missing_reasons, points
+from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs, undefined_cells
+from repsim.metrics.geometry.rows import Rows, points
 from repsim.numerics.memory import available_memory
 
 _DISTANCES = ("euclidean", "sqeuclidean", "correlation", "cosine")
@@ -42,16 +42,14 @@ class Distances:
         n: Samples.
         mean: The vector's mean: 0 but for the cosine.
         tied: Share of the distances that equal another one, where they are ranked.
-        constant: The layer has no spread.
-        flaw: Why there is no number otherwise.
+        undefined: What the layer has instead of a number; empty where it has one.
     """
 
     vector: Float[Tensor, " m"]
     n: int
     mean: float
     tied: float
-    constant: bool
-    flaw: str
+    undefined: str
 
 
 @dataclass(frozen=True)
@@ -137,9 +135,7 @@ class RSA(Metric):
         for _, left, right in _chunks(rows, cols):
             total += left @ right.T
         values = total / m
-        reasons = missing_reasons(rows, cols)
-        for cell in reasons:
-            values[cell] = math.nan
+        reasons = undefined_cells([a.undefined for a in rows], [b.undefined for b in cols])
         chance = pairs(rows, cols, lambda a, b: a.mean * b.mean)
         details = {"chance": chance}
         if self.comparison == "spearman":
@@ -162,8 +158,7 @@ class RSA(Metric):
             low, high = torch.minimum(i, j), torch.maximum(i, j)
             source[span] = starts[low] + high - low - 1
         return [
-            Distances(s.vector[source] if len(s.vector) else s.vector, s.n, s.mean, s.tied, s.constant, s.flaw)
-            for s in states
+            Distances(s.vector[source] if len(s.vector) else s.vector, s.n, s.mean, s.tied, s.undefined) for s in states
         ]
 
     def bootstrapped(
@@ -203,10 +198,10 @@ class RSA(Metric):
 
     def _prepared(self, x: Float[Tensor, "n p"]) -> Distances:
         n, none = len(x), x.new_zeros(0, dtype=torch.float64)
-        cloud = points(x, self.distance if self.distance in ("correlation", "cosine") else None)
-        if not cloud.usable:
-            return Distances(none, n, 0.0, 0.0, cloud.constant, cloud.flaw)
-        distances = _upper_triangle(cloud)
+        placed = points(x, self.distance if self.distance in ("correlation", "cosine") else None)
+        if placed.undefined:
+            return Distances(none, n, 0.0, 0.0, placed.undefined)
+        distances = _upper_triangle(placed)
         if self.distance == "euclidean":
             distances.sqrt_()
         vector, tied = _mean_ranks(distances) if self.comparison == "spearman" else (distances, 0.0)
@@ -215,10 +210,10 @@ class RSA(Metric):
             vector = vector - vector.mean()
         norm = torch.linalg.vector_norm(vector)
         if norm <= 1e-12 * level:
-            return Distances(none, n, 0.0, tied, False, "distances that are all equal, which nothing correlates with")
+            return Distances(none, n, 0.0, tied, "distances that are all equal, which nothing correlates with")
         vector = vector * (math.sqrt(len(vector)) / norm)
         mean = float(vector.mean()) if self.comparison == "cosine" else 0.0
-        return Distances(vector if x.dtype == torch.float64 else vector.float(), n, mean, tied, False, "")
+        return Distances(vector if x.dtype == torch.float64 else vector.float(), n, mean, tied, "")
 
     def _check_memory(self, layers: Sequence[Tensor]) -> None:
         free = available_memory() if layers[0].device.type == "cpu" else None
@@ -232,24 +227,24 @@ class RSA(Metric):
             )
 
 
-def _upper_triangle(cloud: Points) -> Float[Tensor, " m"]:
+def _upper_triangle(placed: Rows) -> Float[Tensor, " m"]:
     """Squared distances of all pairs i < j, row by row, in float64."""
     found = []
-    limit = min(_BLOCK, _BLOCK * cloud.width // cloud.n)
-    for span in cloud.blocks(limit):
-        left = cloud.rows(span)
+    limit = min(_BLOCK, _BLOCK * placed.width // placed.n)
+    for span in placed.blocks(limit):
+        left = placed.rows(span)
         squares = left.square().sum(1)
-        block = left.new_empty(len(left), cloud.n - span.start)
-        for other in cloud.blocks(limit):
+        block = left.new_empty(len(left), placed.n - span.start)
+        for other in placed.blocks(limit):
             if other.start >= span.start:
-                right = left if other == span else cloud.rows(other)
+                right = left if other == span else placed.rows(other)
                 sums = squares[:, None] + right.square().sum(1)
                 squared = torch.addmm(sums, left, right.T, alpha=-2)
                 # Rows much nearer to each other than to the middle have lost digits in that difference.
                 i, j = (squared < _NEAR * sums).nonzero().unbind(1)
                 upper = i + span.start < j + other.start
                 i, j = i[upper], j[upper]
-                squared[i, j] = cloud.squared(i + span.start, j + other.start)
+                squared[i, j] = placed.squared(i + span.start, j + other.start)
                 block[:, other.start - span.start : other.stop - span.start] = squared
         found.append(torch.cat([row[i + 1 :] for i, row in enumerate(block)]))
     return torch.cat(found)

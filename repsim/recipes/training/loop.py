@@ -28,7 +28,7 @@ from repsim.recipes.training.state import read_state, write_state
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedNetwork:
     """A trained network and its record (architecture, settings, seed, data, scores, cost, versions)."""
 
     network: Network
@@ -53,7 +53,7 @@ def train(
     device: str = "cpu",
     progress: bool = True,
     after_epoch: Callable[[int], None] | None = None,
-) -> Trained:
+) -> TrainedNetwork:
     """Trains a network; the same seed on the same machine gives the same weights, interrupted or not.
 
     On a GPU that holds to rounding: some of PyTorch's kernels add in an order of their own.
@@ -147,7 +147,7 @@ def train(
     with torch.no_grad():
         if not bool(torch.isfinite(network(test.pixels(slice(0, 64)).to(device))).all()):
             raise RuntimeError(f"train: {name} must give finite answers; got NaN or infinity. Lower the learning rate.")
-    scores = scores_of(network, recipe, test, device=device)
+    scores = scores_of(network, recipe, test)
     network.to("cpu").to(memory_format=torch.contiguous_format)
     record = {
         "architecture": recipe.architecture,
@@ -175,7 +175,7 @@ def train(
         "versions": versions(),
     }
     network.provenance.update(record=record, notes=[f"trained here by recipe {recipe.name}, seed {seed}"])
-    return Trained(network, record)
+    return TrainedNetwork(network, record)
 
 
 def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Generator, augment: Step, bar: Any) -> None:

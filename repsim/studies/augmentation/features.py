@@ -18,7 +18,7 @@ from repsim.features.extraction import extract
 from repsim.networks.layers import Layers, study_layers
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
-from repsim.studies.augmentation.pair_statistics import Asked
+from repsim.studies.augmentation.pair_statistics import StrategyFeatures
 
 #: {group: classes}, classes, or the images of another data set to fit on and to ask about.
 Task = Mapping[str, Sequence[int]] | Sequence[int] | tuple[ImageSet, ImageSet]
@@ -36,7 +36,7 @@ def asked_sets(
     fit_limit: int | None,
     without: Sequence[int],
     progress: bool,
-) -> list[Asked]:
+) -> list[StrategyFeatures]:
     """The features of all networks on the images of all tasks; the training labels' images come first.
 
     Args:
@@ -83,7 +83,7 @@ def asked_sets(
                     sides[name][strategy].append(side)
                     bar.update()
     own = {name: known if name == labels else {name: joined[name].labels} for name in images}
-    return [Asked(sides[name], len(fitted[name]), own[name]) for name in images]
+    return [StrategyFeatures(sides[name], len(fitted[name]), own[name]) for name in images]
 
 
 def _run(network: Network, name: str, data: ImageSet, task: str, layers: Layers, reduction: str) -> Activations:

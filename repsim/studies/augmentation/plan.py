@@ -37,11 +37,11 @@ from repsim.recipes import Recipe
 from repsim.recipes.standard import Standard
 from repsim.studies.augmentation.strategies import Strategy, strategy
 
-__all__ = ["Plan", "Strategy", "Task", "read_plan", "strategy"]
+__all__ = ["Plan", "PlannedTask", "Strategy", "read_plan", "strategy"]
 
 
 @dataclass(frozen=True)
-class Task:
+class PlannedTask:
     """A downstream task beside the training labels; one of the three is given.
 
     Attributes:
@@ -86,7 +86,7 @@ class Plan:
     size: int | None = None
     root: Path = Path("data")
     threads: int = 1
-    tasks: Mapping[str, Task] = field(default_factory=dict)
+    tasks: Mapping[str, PlannedTask] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: Mapping[str, Any], *, where: str = "the plan") -> "Plan":
@@ -226,9 +226,9 @@ class _Reader:
         advice = 'Write layers = "layer*" or a list of names'
         raise self.wrong("layers must be names of layers", f"{value!r}", advice, kind=TypeError)
 
-    def task(self, name: str, value: Any) -> Task:
+    def task(self, name: str, value: Any) -> PlannedTask:
         if isinstance(value, dict) and set(value) == {"data"} and isinstance(value["data"], str):
-            return Task(data=value["data"])
+            return PlannedTask(data=value["data"])
         lists = isinstance(value, dict) and all(
             isinstance(v, list | tuple) and v and all(type(c) is int and c >= 0 for c in v) for v in value.values()
         )
@@ -240,7 +240,7 @@ class _Reader:
         if len(set(listed)) < len(listed) or len(listed) < 2:
             got = f"{value!r}"
             raise self.wrong(f"task {name!r} must name at least two classes, each once", got, "Correct the classes")
-        return Task(held_out=groups["held_out"]) if set(groups) == {"held_out"} else Task(groups)
+        return PlannedTask(held_out=groups["held_out"]) if set(groups) == {"held_out"} else PlannedTask(groups)
 
     def text(self, table: Mapping[str, Any], key: str) -> str:
         value = table.get(key, "")

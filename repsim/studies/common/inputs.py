@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from repsim.data.image_set import ImageSet
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped, Groups
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import GroupFeatures, Networks
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class StudyInputs:
         progress: Whether to show bars.
     """
 
-    groups: Groups
+    groups: Networks
     data: ImageSet
     threat: str
     eps: Sequence[float]
@@ -54,9 +54,11 @@ class StudyInputs:
     progress: bool = True
 
     @cached_property
-    def grouped(self) -> Grouped:
+    def grouped(self) -> GroupFeatures:
         """The features of all networks on the images: one run of each serves every analysis that asks for them."""
-        return Grouped.of(self.groups, self.data, function="robustness", layers=self.layers, reduction=self.reduction)
+        return GroupFeatures.of(
+            self.groups, self.data, function="robustness", layers=self.layers, reduction=self.reduction
+        )
 
     @property
     def largest(self) -> ThreatModel:
@@ -78,6 +80,6 @@ class Analysis(Protocol):
         """What is lacking, in words; empty where nothing is."""
         ...
 
-    def run(self, given: StudyInputs) -> Part:
+    def run(self, given: StudyInputs) -> Finding:
         """Its tables, picture and reading."""
         ...

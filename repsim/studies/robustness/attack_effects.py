@@ -19,12 +19,12 @@ from repsim.robustness.adversarial_sets import adversarial
 from repsim.robustness.noise_control import same_norm_noise
 from repsim.robustness.threat import lengths
 from repsim.similarity.comparison import provenance_of
-from repsim.studies.common.finding import Part
-from repsim.studies.common.fixed_heads import Heads, fit_heads
-from repsim.studies.common.groups import Groups, check_groups, features
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.fixed_heads import FixedHeads, fit_heads
+from repsim.studies.common.groups import Networks, check_groups, features
 from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.layer_pair import compared
-from repsim.studies.robustness.attack_report import Curves, differences, reading, summary
+from repsim.studies.robustness.attack_report import AttackCurves, differences, reading, summary
 from repsim.studies.robustness.baselines import check_metrics
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NAME, ORDER = "clean_and_attacked", 4
 
 #: The two ways in which images are moved: (radius, "attacked" or "control").
-Condition = tuple[float, str]
+AttackCondition = tuple[float, str]
 
 
 def default_radii(norm: str) -> tuple[float, ...]:
@@ -43,7 +43,7 @@ def default_radii(norm: str) -> tuple[float, ...]:
 
 
 def clean_and_attacked(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     threat: str = "linf",
     eps: Sequence[float] | None = None,
@@ -54,7 +54,7 @@ def clean_and_attacked(
     reduction: str = "mean",
     seed: int = 0,
     progress: bool = True,
-) -> Part:
+) -> Finding:
     """How far do attacked images lie from the clean ones inside the network that was attacked, layer by layer?
 
     Every network is attacked by itself, and its features of the clean images are compared with its features of the
@@ -108,14 +108,14 @@ def clean_and_attacked(
         for network in networks:
             clean = _of(features([network], data, **options))
             facts[network.name] = {"group": group, **provenance_of(clean)}
-            sides: dict[Condition, Activations] = {}
+            sides: dict[AttackCondition, Activations] = {}
             accuracies.append({"group": group, "network": network.name, "eps": 0.0, "condition": "clean"})
-            accuracies[-1] |= {"accuracy": _accuracy(clean, data), "mean_norm": 0.0}
+            accuracies[-1] |= {"accuracy": clean.accuracy, "mean_norm": 0.0}
             for t in threats:
                 attacked = adversarial(network, data, t, steps=steps, seed=seed, progress=progress)
                 for condition, moved in (("attacked", attacked), ("control", controls[t.eps])):
                     side = sides[t.eps, condition] = _of(features([network], moved, **options))
-                    found = {"accuracy": _accuracy(side, data), "mean_norm": _mean_norm(data, moved, t)}
+                    found = {"accuracy": side.accuracy, "mean_norm": _mean_norm(data, moved, t)}
                     named = {"group": group, "network": network.name, "eps": t.eps, "condition": condition}
                     accuracies.append({**named, **found})
             rows += [
@@ -126,7 +126,9 @@ def clean_and_attacked(
     return _part(rows, accuracies, threat, chosen, data, steps, seed, reduction, facts)
 
 
-def moved_features(clean: Activations, moved: Mapping[Condition, Activations], metric: Metric) -> list[dict[str, Any]]:
+def moved_features(
+    clean: Activations, moved: Mapping[AttackCondition, Activations], metric: Metric
+) -> list[dict[str, Any]]:
     """One measure of a network's clean features and the same network's moved ones, layer by layer.
 
     Features that have not moved at all are at the measure's value of equal features, and not at its rounding.
@@ -157,7 +159,7 @@ def moved_features(clean: Activations, moved: Mapping[Condition, Activations], m
 
 
 def _fixed_heads(
-    name: str, clean: Activations, moved: Mapping[Condition, Activations], metric: TD
+    name: str, clean: Activations, moved: Mapping[AttackCondition, Activations], metric: TD
 ) -> list[dict[str, Any]]:
     labels = clean.labels
     assert labels is not None  # the measure itself has asked for them
@@ -166,7 +168,7 @@ def _fixed_heads(
     right = labels.unique(return_inverse=True)[1][heads[0].asked]
     before = [head.held_out(clean[layer]) for head, layer in zip(heads, clean, strict=True)]
 
-    def row(eps: float, condition: str, place: int, layer: str, head: Heads) -> dict[str, Any]:
+    def row(eps: float, condition: str, place: int, layer: str, head: FixedHeads) -> dict[str, Any]:
         after = head.held_out(moved[eps, condition][layer])
         value = np.nan if head.reason else float((before[place] != after).double().mean())
         beside = [float((answers == right).double().mean()) for answers in (before[place], after)]
@@ -195,7 +197,7 @@ def _part(
     seed: int,
     reduction: str,
     facts: Mapping[str, Any],
-) -> Part:
+) -> Finding:
     import pandas as pd
 
     table, accuracy = pd.DataFrame(rows), pd.DataFrame(accuracies)
@@ -221,7 +223,7 @@ def _part(
         "networks": dict(facts),
         "versions": versions(),
     }
-    return Part(
+    return Finding(
         "clean_and_attacked",
         "How far do attacked images lie from the clean ones inside the attacked network, beyond noise of their size?",
         {
@@ -236,7 +238,7 @@ def _part(
     )
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Curves]:
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[AttackCurves]:
     """The rows of `moved_features`, gathered by measure and within a measure by group."""
     measures, groups = (list(dict.fromkeys(row[x] for row in rows)) for x in ("measure", "group"))
     for measure, group in itertools.product(measures, groups):
@@ -250,16 +252,11 @@ def curves_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Curves]:
             at = networks.index(row["network"]), radii.index(row["eps"]), row["place"]
             values[row["condition"]][at] = row["value"]
         why = next((row["reason"] for row in own if row["reason"]), "")
-        yield Curves(group, measure, own[0]["kind"], tuple(layers), tuple(radii), **values, reason=why)
+        yield AttackCurves(group, measure, own[0]["kind"], tuple(layers), tuple(radii), **values, reason=why)
 
 
 def _of(found: Mapping[str, Activations]) -> Activations:
     return next(iter(found.values()))
-
-
-def _accuracy(side: Activations, data: ImageSet) -> float:
-    assert side.outputs is not None  # the attack has asked for logits
-    return float((side.outputs.argmax(1) == data.labels).double().mean())
 
 
 def _mean_norm(data: ImageSet, moved: ImageSet, threat: ThreatModel) -> float:
@@ -277,7 +274,7 @@ def needs(extras: Extras) -> str:
     return ""
 
 
-def run(given: StudyInputs) -> Part:
+def run(given: StudyInputs) -> Finding:
     """The analysis of what `repsim robustness` is given."""
     return clean_and_attacked(
         given.groups,

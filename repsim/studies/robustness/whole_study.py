@@ -13,8 +13,8 @@ from repsim._common.provenance import versions
 from repsim.data.image_set import ImageSet
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Groups, check_groups
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import Networks, check_groups
 from repsim.studies.common.inputs import Analysis, Extras, StudyInputs
 from repsim.studies.robustness.attack_effects import default_radii
 
@@ -47,7 +47,7 @@ ANALYSES: dict[str, Analysis] = find_analyses(__name__.rpartition(".")[0])
 
 
 def robustness(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     *,
     analyses: Sequence[str] | None = None,
@@ -61,7 +61,7 @@ def robustness(
     sizes: Mapping[str, Mapping[str, Sequence[Network]]] | None = None,
     out: str | Path | None = None,
     progress: bool = True,
-) -> list[Part]:
+) -> list[Finding]:
     """Compares groups of networks, trained as usual and trained to be robust, in every way that is known.
 
     Within a network (cross_layer), between networks of a group and of different groups (over_seeds, threat_models),
@@ -118,7 +118,7 @@ def robustness(
             raise ValueError(message("robustness", f"{name} needs more", lacking[name], "Pass it, or leave that out"))
     given = StudyInputs(groups, data, threat, eps, steps, layers, reduction, extras, progress)
     wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
-    parts: list[Part] = []
+    parts: list[Finding] = []
     files: dict[str, list[str]] = {}
     for name in wanted:
         parts.append(ANALYSES[name].run(given))
@@ -152,9 +152,9 @@ def left_out(
 
 def _write(
     out: Path,
-    parts: Sequence[Part],
+    parts: Sequence[Finding],
     files: Mapping[str, Sequence[str]],
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     lacking: Mapping[str, str],
 ) -> None:
