@@ -10,7 +10,12 @@ How sure a value is: `bootstrap`, `permutation_test`, `difference`. What it is m
 """
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from repsim._common.alone import check_alone
+from repsim._common.moved import tell_of_moved_modules
+from repsim._common.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from repsim import metrics, plots
@@ -38,13 +43,13 @@ if TYPE_CHECKING:
 #: Folder -> the public names that it gives this page. They are imported when they are asked for, so that
 #: `import repsim` and the command line's help do not wait for torch.
 _PAGES = {
+    "repsim._common.provenance": ("CautionWarning",),
     "repsim.data": ("ImageSet", "load_data"),
     "repsim.features": ("Activations", "extract", "live"),
     "repsim.networks": ("Network", "load_model"),
     "repsim.plots": ("heatmap", "layer_curve", "panels"),
     "repsim.probes": ("fit_probes",),
     "repsim.similarity": (
-        "CautionWarning",
         "Difference",
         "Disagreements",
         "LambdaCurve",
@@ -60,6 +65,7 @@ _PAGES = {
     ),
 }
 
+#: Folders and a file of functions that are asked for by attribute, as in `repsim.metrics.TD`.
 _MODULES = {"metrics": "repsim.metrics", "plots": "repsim.plots", "tasks": "repsim.data.tasks"}
 
 __all__ = [
@@ -71,6 +77,7 @@ __all__ = [
     "LambdaCurve",
     "Network",
     "SimilarityMatrix",
+    "__version__",
     "bootstrap",
     "compare",
     "compare_many",
@@ -92,6 +99,9 @@ __all__ = [
     "tasks",
 ]
 
+check_alone(Path(__file__).parent, ours=True)
+tell_of_moved_modules()
+
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
@@ -106,4 +116,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -6,14 +6,19 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
+import repsim
+from repsim._common.alone import check_alone
 from repsim._common.files import check_folder
 from repsim._common.messages import InternalError
+from repsim._common.version import VERSION
 from repsim.cli.verbs import VERBS, verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, or 2 after one line on standard error for a user's error."""
+    check_alone(Path(__file__).parents[1], ours=hasattr(repsim, "__version__") and repsim.__version__ == VERSION)
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = _parser(words).parse_args(words)
     warnings.showwarning = lambda text, *_, **__: print(f"caution: {text}", file=sys.stderr)
@@ -46,6 +51,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show a traceback for errors")
     parser = argparse.ArgumentParser(prog="repsim", description="Do these two networks see the same thing?")
+    parser.add_argument("--version", action="version", version=f"repsim {VERSION}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     meant = next((word for word in words if not word.startswith("-")), None)
     for name, (_, text) in VERBS.items():

@@ -60,7 +60,7 @@ def timeless(made: TrainedNetwork) -> dict[str, Any]:
 
 
 def test_every_file_is_a_recipe() -> None:
-    files = {info.name for info in pkgutil.iter_modules(repsim.recipes.__path__) if not info.name.startswith("_")}
+    files = {info.name for info in pkgutil.iter_modules(repsim.recipes.__path__) if not info.ispkg}
     assert set(RECIPES) == files
     known = {"standard", "pgd", "trades", "fast", "free", "noise", "macer", "noisy_pretraining", "mixup", "cutmix"}
     assert files >= known
