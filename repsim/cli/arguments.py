@@ -30,7 +30,7 @@ def add_images(parser: argparse.ArgumentParser, *, seed: str) -> None:
     parser.add_argument("--limit", type=int, help="use this many images, classes in proportion")
     parser.add_argument("--seed", type=int, default=0, help=f"which images --limit keeps, and {seed}")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
+    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
 
 

@@ -181,6 +181,7 @@ def _summary(matrix: SimilarityMatrix, name: str, ignored: list[str]) -> dict[st
         "n": matrix.n,
         "min": float(np.nanmin(values)) if some else None,
         "max": float(np.nanmax(values)) if some else None,
+        "matched": len(matrix.matched()),
         "matched_mean": _matched_mean(matrix),
         "closest": [matrix.rows[i], matrix.cols[j]] if some else ["none"],
         "cells_without_number": len(matrix.reasons),
@@ -198,14 +199,14 @@ def _matched_mean(matrix: SimilarityMatrix) -> float | None:
 
 
 def _print_results(results: list[dict[str, Any]]) -> None:
-    head = ["metric", "layers", "n", "least", "most", "matched layers' mean", "closest pair", "added"]
+    head = ["metric", "layers", "n", "least", "most", "matched layers", "their mean", "closest pair", "added"]
     rows = []
     for r in results:
-        numbers = [number(r[name]) for name in ("min", "max", "matched_mean")]
+        numbers = [number(r["min"]), number(r["max"]), f"{r['matched']}", number(r["matched_mean"])]
         layers = f"{r['layers'][0]} × {r['layers'][1]}"
         rows.append([r["metric"], layers, f"{r['n']:,}", *numbers, " ~ ".join(r["closest"]), _added(r)])
         rows += [
-            [f"  {task}", "", "", "", "", number(part["matched_mean"]), "", ""] for task, part in r["tasks"].items()
+            [f"  {task}", "", "", "", "", "", number(part["matched_mean"]), "", ""] for task, part in r["tasks"].items()
         ]
     shown = len(head) if any(row[-1] for row in rows) else len(head) - 1
     print_table(head[:shown], [row[:shown] for row in rows])

@@ -1,6 +1,8 @@
 """A network with some of its layers tapped."""
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,7 +57,8 @@ class TappedNetwork:
         features)` is called as layers answer.
 
         The network runs in eval mode without gradients, and is left in the modes it had, without hooks, whatever
-        happens. What `write` is given may be overwritten by the network's next operation, so it copies.
+        happens. Another thread that records the same network waits until this one has left. What `write` is given may
+        be overwritten by the network's next operation, so it copies.
         """
         rows, calls, seen = 0, dict[str, int](), dict[str, int]()
 
@@ -89,15 +92,11 @@ class TappedNetwork:
                 raise ValueError(message(self._function, "every batch must run the same layers", got, advice))
             return answer
 
-        handles = []
-        try:
+        with _lock_of(bare(self._net)), contextlib.ExitStack() as hooks:
             for layer, module in self._tapped.items():
-                handles.append(module.register_forward_hook(hook(layer)))
+                hooks.callback(module.register_forward_hook(hook(layer)).remove)
             with _eval_mode(self._net), torch.no_grad(), _uncompiled(self._net):
                 yield run
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def never_ran(self) -> list[str]:
         """The chosen layers that no batch has run.
@@ -124,6 +123,18 @@ class TappedNetwork:
             must = f"layer {layer!r} must give (batch, features, …)"
             raise ValueError(message(self._function, must, got, advice))
         return tensor
+
+
+def _lock_of(net: nn.Module) -> Any:
+    """The lock of a network: hooks of two threads would write each other's batches."""
+    with _GUARD:
+        return _LOCKS.setdefault(net, threading.RLock())
+
+
+#: Network -> what a thread holds while it records it; gone when the network is.
+_LOCKS: "weakref.WeakKeyDictionary[nn.Module, Any]" = weakref.WeakKeyDictionary()
+
+_GUARD = threading.Lock()
 
 
 def _uncompiled(net: nn.Module) -> contextlib.AbstractContextManager[Any]:

@@ -136,13 +136,21 @@ def centre(x: Float[Tensor, "n p"], dtype: torch.dtype) -> CentredLayer:
     if not 1e-24 < mean_square < 1e24:
         biggest = max(float((x[a:b].to(dtype) - mean).abs().amax()) for a, b in blocks)
         if biggest > 0:
-            unit = 2.0 ** math.floor(math.log2(biggest))
+            # Not below what has a reciprocal: features of 1e-40 are divided by it in float32.
+            unit = max(2.0 ** math.floor(math.log2(biggest)), torch.finfo(dtype).tiny)
             squares = squares_in(unit)
     spread = math.sqrt(float(squares.sum()))
     level = math.sqrt(n) * float(torch.linalg.vector_norm(mean.double() / unit))
     # Policy: rounding of a constant is not a spread. float64 allows 1e-12 of the norm, narrower types their own.
     rounding = max(1e-12, torch.finfo(x.dtype).eps / 2)
-    return CentredLayer(x, mean, unit, squares, spread <= rounding * math.hypot(spread, level))
+    constant = spread <= rounding * math.hypot(spread, level)
+    if constant and spread > 0:  # one column far from zero must not hide the others' spread
+        columns = torch.zeros(width, dtype=torch.float64, device=x.device)
+        for start, stop in blocks:
+            offset = torch.sub(x[start:stop], mean, out=buffer[: stop - start])
+            columns += (offset if unit == 1 else offset.div_(unit)).double().square().sum(0)
+        constant = not bool((columns.sqrt() > rounding * math.sqrt(n) * (mean.double() / unit).abs()).any())
+    return CentredLayer(x, mean, unit, squares, constant)
 
 
 def working_dtype(layers: Sequence[Tensor]) -> torch.dtype:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from repsim._common.files import whole_file
-from repsim._common.messages import InternalError, message
+from repsim._common.messages import InternalError, message, shown
 from repsim.metrics import MetricFacts, is_own, known_metric
-from repsim.networks.layers import matched_layers
+from repsim.networks.correspondence import matched_layers, same_architecture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +70,7 @@ class SimilarityMatrix:
                     "Align them",
                 )
             )
+        _check_numbers({"values": self.values, **self.details}, self.n)
         low, high = self.definition.bounds
         finite = self.values[~np.isnan(self.values)]
         if finite.size and (finite.min() < low or finite.max() > high):
@@ -124,8 +125,9 @@ class SimilarityMatrix:
         )
 
     def matched(self) -> list[tuple[str, str, float]]:
-        """(row layer, column layer, value) of layers that correspond: equal names, or else equal places in depth."""
-        index = matched_layers(self.rows, self.cols)
+        """(row layer, column layer, value) of layers that correspond: by place in stages, then by relative depth."""
+        sides = (self.provenance.get(side, {}) for side in ("rows", "cols"))
+        index = matched_layers(self.rows, self.cols, same=same_architecture(*sides))
         return [(self.rows[i], self.cols[j], float(self.values[i, j])) for i, j in index]
 
     def to_frame(self) -> "pd.DataFrame":
@@ -166,7 +168,22 @@ class SimilarityMatrix:
         return _read(cls, Path(path))
 
 
+#: Of files; another number, another layout of what is in them.
+_FORMAT = 1
+
 _FACTS = ("rows", "cols", "metric", "row_model", "col_model", "n", "cautions", "provenance")
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray], n: Any) -> None:
+    """Similarities and what stands beside them are real numbers, of so many samples as there can be."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in ("f" if name == "values" else "fiub"):
+            must, got = f"{name} must be real numbers", str(array.dtype)
+            raise ValueError(message("SimilarityMatrix", must, got, "Pass float64"))
+    if type(n) is not int or n < 0:
+        raise ValueError(
+            message("SimilarityMatrix", "n must be a number of samples", shown(n), "Pass how many there are")
+        )
 
 
 def _write(matrix: "SimilarityMatrix", path: Path) -> None:
@@ -174,7 +191,7 @@ def _write(matrix: "SimilarityMatrix", path: Path) -> None:
     arrays: dict[str, np.ndarray] = {}
     facts = _pack(matrix, "", arrays)
     with whole_file(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, facts=np.array(json.dumps({"format": 1, **facts})), **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(stream, facts=np.array(json.dumps({"format": _FORMAT, **facts})), **arrays)  # type: ignore[arg-type]
 
 
 def _read(kind: type["SimilarityMatrix"], path: Path) -> "SimilarityMatrix":
@@ -183,7 +200,12 @@ def _read(kind: type["SimilarityMatrix"], path: Path) -> "SimilarityMatrix":
         raise FileNotFoundError(message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path"))
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return _unpack(kind, json.loads(str(stored["facts"])), "", {k: stored[k] for k in stored.files})
+            facts = json.loads(str(stored["facts"]))
+            if facts["format"] != _FORMAT:
+                raise ValueError(
+                    f"SimilarityMatrix: format {shown(facts['format'])}, where this version reads {_FORMAT}"
+                )
+            return _unpack(kind, facts, "", {k: stored[k] for k in stored.files})
     except Exception as error:  # a damaged archive fails in as many ways as it has bytes
         # numpy's own texts advise to turn pickle on, so only ours are passed on.
         ours = str(error) if str(error).startswith("SimilarityMatrix") else "damaged, or something else"

@@ -931,7 +931,7 @@ def test_features_that_would_not_fit_are_refused_before_they_are_made(monkeypatc
     )
     with pytest.raises(MemoryError, match=exactly(text)):
         extract(net, torch.zeros(n, 2), batch_size=10)
-    assert calls == [10]  # one batch tells the widths
+    assert calls == [2]  # two rows tell the widths
     assert hooks(net) == 0
 
 

@@ -114,7 +114,7 @@ def test_it_works_everywhere_that_a_name_does(module: ModuleType, tmp_path: Path
     assert chance.details["p_value"].max() <= 1
     assert chance.details["p_value"][1, 1] == 1 / 21
     told = repsim.difference((a, b), (a, a), metric, resamples=20)
-    assert told.value.shape == (2, 2)
+    assert told.values.shape == (2, 2)
     many = repsim.compare_many({"one": a, "two": b}, metric)
     assert (many.metric, many.definition, many.values[0, 0]) == (name, metric.facts, 1)
     assert made.save_picture(tmp_path / "made.png").stat().st_size > 0

@@ -380,8 +380,17 @@ def test_layers_without_a_common_name_are_matched_by_place() -> None:
     assert np.isnan(square[1][2])
 
 
-def test_layers_that_do_not_correspond_are_not_matched() -> None:
-    assert matrix(cols=("p", "q", "r")).matched() == []
+def test_layers_without_a_common_name_or_number_are_matched_by_relative_depth() -> None:
+    assert [pair[:2] for pair in matrix(cols=("p", "q", "r")).matched()] == [("conv1", "p"), ("fc", "r")]
+
+
+def test_equal_names_are_equal_layers_where_both_sides_are_one_architecture() -> None:
+    one = {"architecture": "resnet20", "parameters": 272474}
+    few, more = ("layer1.0", "layer1.1"), ("layer1.0", "layer1.1", "layer1.2")
+    values = np.arange(6.0).reshape(2, 3) / 6
+    for provenance, partner in (({"rows": one, "cols": one}, "layer1.1"), ({"rows": one}, "layer1.2")):
+        made = matrix(values=values, rows=few, cols=more, details={}, reasons={}, provenance=provenance)
+        assert made.matched()[1][:2] == ("layer1.1", partner)
 
 
 def test_a_notebook_shows_the_heatmap_and_opens_no_window() -> None:

@@ -157,8 +157,12 @@ class _Grams:
         units, facts = [], []
         for layer, tile in zip(itertools.chain(head, layers), self._tiles, strict=True):
             units.append(self._fill(layer, tile))
-            mean = layer.origin.double()
-            level, rounding = n * float(mean.square().sum()), max(1e-12, layer.eps / 2)
+            mean, varies = layer.origin.double(), layer.rows.amax(0) > layer.rows.amin(0)
+            # A feature far from zero that is the same everywhere must not hide what the others vary by.
+            level, rounding = (
+                n * float(mean[varies if bool(varies.any()) else slice(None)].square().sum()),
+                max(1e-12, layer.eps / 2),
+            )
             facts.append((level, rounding, float(mean.sum()) / math.sqrt(len(mean)), layer.eps))
         self._units = torch.tensor(units, dtype=torch.float64).square()
         self._facts = torch.tensor(facts, dtype=torch.float64).T

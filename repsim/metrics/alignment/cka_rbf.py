@@ -178,7 +178,7 @@ def _prepared(x: Float[Tensor, "n p"], dtype: torch.dtype, bandwidth: float) -> 
         double = _prepared(x, torch.float64, bandwidth)
         return replace(none, undefined=double.undefined) if double.undefined else double
     if (sigma / bandwidth) ** 2 <= _SAME * far:
-        return replace(none, undefined="a median distance of 0: more than half of all pairs are duplicates")
+        return replace(none, undefined=_why_none(layer))
     level = torch.empty_like(layer.squares)
     at = 0
     for d in groups:
@@ -186,6 +186,14 @@ def _prepared(x: Float[Tensor, "n p"], dtype: torch.dtype, bandwidth: float) -> 
         level[order[at : at + len(d)]] = k.fill_diagonal_(0).sum(1) / (len(d) - 1)
         at += len(d)
     return RBFKernel(layer, sigma, wide, (level - level.mean() / 2).to(dtype))
+
+
+def _why_none(layer: CentredLayer) -> str:
+    """Why the median distance is nothing beside the distances of a few samples."""
+    counts = torch.unique(layer.x, dim=0, return_counts=True)[1].double()
+    if float((counts * (counts - 1)).sum()) > 0.5 * layer.n * (layer.n - 1):
+        return "a median distance of 0: more than half of all pairs are duplicates"
+    return "a median distance below rounding: a few samples lie far from all others"
 
 
 def _squared_distances(layer: CentredLayer, count: int) -> list[Float[Tensor, "g g"]]:

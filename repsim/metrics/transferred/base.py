@@ -139,7 +139,8 @@ class SoftmaxHeads(HeadMetric):
         known, numbered, named = {}, {}, {}
         for name, labels in tasks.items():
             check_labels(type(self).__name__, labels, len(layers[0]))
-            y = named[name] = labels.cpu().long()
+            y = labels.cpu().long()
+            y = named[name] = y.where(y != -1, ABSENT)
             here = y != ABSENT
             # Class names are arbitrary numbers; heads are counted 0..k-1.
             known[name], index = y[here].unique(return_inverse=True)

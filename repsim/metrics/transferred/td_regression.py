@@ -188,6 +188,7 @@ def _targets(y: Tensor, n: int) -> tuple[Float[Tensor, "n t"], Int[Tensor, " n"]
     if not y.is_floating_point():
         check_labels("RegressionTD", y, n)
         y = y.cpu().long()
+        y = y.where(y != -1, ABSENT)
         classes = y[y != ABSENT].unique()
         return (y[:, None] == classes).double(), y
     if y.ndim not in (1, 2) or len(y) != n or not bool(torch.isfinite(y).all()):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim._common.provenance import versions
+from repsim._common.random_numbers import seeded
 from repsim.data.image_set import ImageSet, check_image_set
 from repsim.networks.load import load_model
 from repsim.networks.network import Network
@@ -204,8 +205,8 @@ def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Gene
 @contextmanager
 def _own_random_numbers(seed: int, epoch: int, device: str) -> Iterator[None]:
     """PyTorch's own random numbers, which dropout draws, decided by the seed and the epoch; the program's are left."""
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1)[0]))
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with seeded(int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1)[0]), devices):
         yield
 
 

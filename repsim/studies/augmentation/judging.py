@@ -17,6 +17,7 @@ import torch
 from repsim._common.messages import message
 from repsim._common.provenance import versions
 from repsim.data.image_set import ImageSet, check_image_set
+from repsim.features.activations import Activations
 from repsim.metrics import get_metric
 from repsim.metrics.alignment.cka import CKA
 from repsim.metrics.transferred.td import TD
@@ -157,7 +158,7 @@ def judged(
     counted = PairStatistics()
     for images in asked:
         count(images, metric, counted)
-    layer = _before_the_head(home)
+    layer = before_the_head(next(iter(home.sides.values()))[0])
     heads = own_heads(home, home.tasks[LABELS])
     every = [task for images in asked for task in images.tasks]
     strategies = {}
@@ -246,9 +247,12 @@ def _pairs(table: "DataFrame", names: list[str]) -> "Figure":
     return pair_heatmaps(table, names)
 
 
-def _before_the_head(home: StrategyFeatures) -> str:
-    """The last layer that is not the networks' own answer."""
-    side = next(iter(home.sides.values()))[0]
+def before_the_head(side: Activations) -> str:
+    """The last layer that is not the network's own answer.
+
+    Raises:
+        ValueError: There is no other layer.
+    """
     for layer in reversed(side.layers):
         if side.outputs is None or not torch.equal(side[layer], side.outputs):
             return layer
@@ -256,13 +260,37 @@ def _before_the_head(home: StrategyFeatures) -> str:
     raise ValueError(message("judge", "layers must hold one before the networks' own head", got, advice))
 
 
-def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: ImageSet, metric: str | TD) -> TD:
-    """What must hold before any network runs."""
+def check_question(train: ImageSet, test: ImageSet, metric: str | TD) -> TD:
+    """What must hold of the images and the measure, whatever the networks are.
+
+    Args:
+        train: Images to fit heads on.
+        test: Images to ask about.
+        metric: As for `judge`.
+
+    Returns:
+        The measure.
+
+    Raises:
+        ValueError: Another measure than TD, the same images twice, or too few.
+    """
     check_image_set("judge", train, test)
     chosen = get_metric(metric)
     if not isinstance(chosen, TD) or chosen.fit_rows is not None:
         advice = 'Pass "td", or "td(...)" without fit_rows'
         raise ValueError(message("judge", "metric must be TD, fitted on the training images", repr(chosen), advice))
+    if train.digest == test.digest:
+        got, advice = f"{train.name!r} twice", "Pass images to fit on and other images to ask about"
+        raise ValueError(message("judge", "train and test must be different images", got, advice))
+    if len(test) < CKA().min_samples:
+        got, advice = f"{len(test)}", "Pass more test images"
+        raise ValueError(message("judge", f"there must be {CKA().min_samples} test images", got, advice))
+    return chosen
+
+
+def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: ImageSet, metric: str | TD) -> TD:
+    """What must hold before any network runs."""
+    chosen = check_question(train, test, metric)
     counts = {name: len(group) for name, group in networks.items()}
     if not counts:
         raise ValueError(message("judge", "there must be strategies", "none", "Pass {name: networks}"))
@@ -273,12 +301,6 @@ def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: I
     if len(set(counts.values())) > 1:
         advice = "Train the missing ones, or leave networks out of the others"
         raise ValueError(message("judge", "every strategy must have equally many networks", listed, advice))
-    if train.digest == test.digest:
-        got, advice = f"{train.name!r} twice", "Pass images to fit on and other images to ask about"
-        raise ValueError(message("judge", "train and test must be different images", got, advice))
-    if len(test) < CKA().min_samples:
-        got, advice = f"{len(test)}", "Pass more test images"
-        raise ValueError(message("judge", f"there must be {CKA().min_samples} test images", got, advice))
     return chosen
 
 

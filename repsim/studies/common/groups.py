@@ -12,7 +12,8 @@ from repsim._common.messages import message, some
 from repsim.data.image_set import ImageSet, check_image_set
 from repsim.features.activations import Activations
 from repsim.features.extraction import extract
-from repsim.networks.layers import Layers, matched_layers, study_layers
+from repsim.networks.correspondence import matched_layers, same_architecture
+from repsim.networks.layers import Layers, study_layers
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
 
@@ -118,12 +119,15 @@ class GroupFeatures:
     @cached_property
     def matched(self) -> dict[str, tuple[str, ...]]:
         """Layer of the first network -> what that layer is called in each network; layers that all of them have."""
-        first = next(iter(self.sides.values())).layers
-        places = [dict(matched_layers(first, side.layers)) for side in self.sides.values()]
+        one = next(iter(self.sides.values()))
+        first = one.layers
+        places = [
+            dict(matched_layers(first, side.layers, same=same_architecture(one.provenance, side.provenance)))
+            for side in self.sides.values()
+        ]
         shared = [i for i in range(len(first)) if all(i in place for place in places)]
         if not shared:
-            lacking = self.names[next((k for k, place in enumerate(places) if not place), -1)]
-            got = f"none that {self.names[0]!r} and {lacking!r} share by name or in number"
+            got = f"none that {self.names[0]!r} shares with all of the others"
             advice = "Choose layers= that all networks have, or compare networks of one architecture"
             raise ValueError(message(self.function, "the networks must have layers that correspond", got, advice))
         sides = list(self.sides.values())

@@ -72,6 +72,7 @@ class Analysis(Protocol):
     Attributes:
         NAME: What it is called.
         ORDER: Optional; those with lower numbers are done first, those without last.
+        ASKS_HEADS: Optional; whether it fits heads on parts of the images, so that every class needs one in each part.
     """
 
     NAME: str

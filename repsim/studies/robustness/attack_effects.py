@@ -1,7 +1,7 @@
 """What an attack does to the features of the network that it is made against, beyond what noise of its size does."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from repsim.data.image_set import ImageSet
 from repsim.features.activations import Activations
 from repsim.metrics import Metric, get_metric, metric_name
 from repsim.metrics.transferred.td import TD
+from repsim.networks.network import Network
+from repsim.recipes.standard import Standard
 from repsim.robustness import ThreatModel
 from repsim.robustness.adversarial_sets import adversarial
 from repsim.robustness.noise_control import same_norm_noise
@@ -31,15 +33,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: What `repsim robustness` finds this analysis by, and when it is its turn.
-NAME, ORDER = "clean_and_attacked", 4
+NAME, ORDER, ASKS_HEADS = "clean_and_attacked", 4, True
 
 #: The two ways in which images are moved: (radius, "attacked" or "control").
 AttackCondition = tuple[float, str]
 
 
-def default_radii(norm: str) -> tuple[float, ...]:
-    """Radii that are usual for 32 × 32 images, in pixel units of [0, 1]."""
-    return (0.25, 0.5, 1.0) if norm == "l2" else (2 / 255, 4 / 255, 8 / 255)
+def default_radii(norm: str, networks: Iterable[Network] = (), data: ImageSet | None = None) -> tuple[float, ...]:
+    """A quarter, half and the whole of the radius that networks were trained or tested at, in pixel units of [0, 1].
+
+    Args:
+        norm: "linf" or "l2".
+        networks: What their records say counts first: the largest radius of adversarial training, or else of the test
+            that was recorded.
+        data: What a preset of this name says counts next. None, or a set without a preset, leaves what is usual for
+            32 × 32 images: 2, 4 and 8 of 255. For l2 these are 0.25, 0.5 and 1 everywhere, as no recipe trains in it.
+
+    Returns:
+        Three radii.
+    """
+    if norm == "l2":
+        return 0.25, 0.5, 1.0
+    settings = [dict(network.provenance.get("record", {}).get("settings") or {}) for network in networks]
+    preset = "" if data is None else data.name.partition("/")[0]
+    tested = [{"eps": Standard.preset(preset).eval_eps}] if preset in Standard.PRESETS else []
+    for name, given in (("eps", settings), ("eval_eps", settings), ("eps", tested)):
+        found = [s[name] for s in given if isinstance(s.get(name), int | float) and 0 < s[name] <= 1]
+        if found:
+            most = float(max(found))
+            return most / 4, most / 2, most
+    return 2 / 255, 4 / 255, 8 / 255
 
 
 def clean_and_attacked(
@@ -68,7 +91,7 @@ def clean_and_attacked(
         groups: Group -> networks that differ in their seed alone.
         data: Clean images with labels.
         threat: The norm, "linf" or "l2".
-        eps: Its radii, in pixel units of [0, 1]; None is `default_radii` of the norm.
+        eps: Its radii, in pixel units of [0, 1]; None is `default_radii` of the norm, the networks and the data.
         steps: Gradient evaluations of PGD, steps of 2.5 ε / steps.
         metrics: Measures of two sets of features, as `compare` takes them; TD goes without its noise floor.
         layers: As `extract` takes them; None for the stem, the residual blocks and the last features.
@@ -92,7 +115,7 @@ def clean_and_attacked(
         Per network and radius `steps` gradients of all images and two extractions; heads of TD for 2 + 2 · radii sets
         of layers. Memory: the features of one network under all conditions.
     """
-    eps = default_radii(threat) if eps is None else eps
+    eps = default_radii(threat, (n for networks in groups.values() for n in networks), data) if eps is None else eps
     threats = [ThreatModel(threat, e) for e in sorted(set(eps))]  # type: ignore[arg-type]
     if not threats:
         raise ValueError(message("clean_and_attacked", "there must be a radius", "none", "Pass, say, eps=(8/255,)"))

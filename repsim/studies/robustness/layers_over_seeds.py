@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 #: What `repsim robustness` finds this analysis by, and when it is its turn.
-NAME, ORDER = "over_seeds", 2
+NAME, ORDER, ASKS_HEADS = "over_seeds", 2, True
 
 #: Under the picture of matched layers.
 _CURVES = (

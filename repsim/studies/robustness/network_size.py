@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: What `repsim robustness` finds this analysis by, and when it is its turn.
-NAME, ORDER = "capacity", 6
+NAME, ORDER, ASKS_HEADS = "capacity", 6, True
 
 #: Orders of the sizes that are drawn for a p-value.
 _PERMUTATIONS = 9_999

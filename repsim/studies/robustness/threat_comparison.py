@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: What `repsim robustness` finds this analysis by, and when it is its turn.
-NAME, ORDER = "threat_models", 3
+NAME, ORDER, ASKS_HEADS = "threat_models", 3, True
 
 _NOTE = (
     "Left: mean over the layers that correspond; middle: the last of them. Right: each group against the first; bands "

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repsim._common.checks import check_labels
 from repsim._common.files import write_text
 from repsim._common.messages import did_you_mean, message
 from repsim._common.provenance import versions
-from repsim.data.image_set import ImageSet
+from repsim.data.image_set import ImageSet, check_image_set
+from repsim.metrics.transferred.td import TD
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
 from repsim.studies.common.finding import Finding
-from repsim.studies.common.groups import Networks, check_groups
+from repsim.studies.common.groups import Networks, check_groups, features
 from repsim.studies.common.inputs import Analysis, Extras, StudyInputs
 from repsim.studies.robustness.attack_effects import default_radii
 
@@ -60,6 +62,7 @@ def robustness(
     train: ImageSet | None = None,
     sizes: Mapping[str, Mapping[str, Sequence[Network]]] | None = None,
     out: str | Path | None = None,
+    dry_run: bool = False,
     progress: bool = True,
 ) -> list[Finding]:
     """Compares groups of networks, trained as usual and trained to be robust, in every way that is known.
@@ -73,8 +76,8 @@ def robustness(
         data: Images that none of them was trained on.
         analyses: Names of `ANALYSES`; None takes those for which there is what they need, see `left_out`.
         threat: Norm of the attacks, "linf" or "l2".
-        eps: Their radii, in pixel units of [0, 1]; dynamics takes the largest. None: 2, 4 and 8 of 255 for linf, 0.25,
-            0.5 and 1 for l2.
+        eps: Their radii, in pixel units of [0, 1]; dynamics takes the largest. None: a quarter, half and the whole of
+            the radius that the networks' records name, or else the data's preset, or else 8/255; 0.25, 0.5, 1 for l2.
         steps: Of PGD in clean_and_attacked.
         layers: As `extract` takes them; None for the stem, the residual blocks and the last features.
         reduction: As `extract` takes it.
@@ -83,10 +86,11 @@ def robustness(
         sizes: Kind of training -> size -> networks, for capacity.
         out: Folder for pictures, tables and readings, each part's as soon as it is done; summary.json and reading.txt
             when all are. None writes nothing.
+        dry_run: Only check that all of it can be done, which is checked in any case before the work begins.
         progress: Show bars for what takes more than two seconds, as far as an analysis shows any.
 
     Returns:
-        The parts, in the order of `ANALYSES`.
+        The parts, in the order of `ANALYSES`; none of a dry run.
 
     Raises:
         ValueError: Fewer than two groups, an unknown analysis or one that lacks what it needs, a copy of a network, two
@@ -99,7 +103,8 @@ def robustness(
     Cost:
         That of the analyses; the attacks of clean_and_attacked take most of it.
     """
-    eps = default_radii(threat) if eps is None else eps
+    check_image_set("robustness", data)
+    eps = default_radii(threat, (n for networks in groups.values() for n in networks), data) if eps is None else eps
     if not eps:
         raise ValueError(message("robustness", "there must be a radius", "none", "Pass, say, eps=(8/255,)"))
     for radius in eps:
@@ -118,6 +123,12 @@ def robustness(
             raise ValueError(message("robustness", f"{name} needs more", lacking[name], "Pass it, or leave that out"))
     given = StudyInputs(groups, data, threat, eps, steps, layers, reduction, extras, progress)
     wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
+    every = [network for networks in groups.values() for network in networks]
+    every += [network for epochs in (snapshots or {}).values() for network in epochs.values()]
+    every += [network for kinds in (sizes or {}).values() for networks in kinds.values() for network in networks]
+    _rehearse([ANALYSES[name] for name in wanted], every, given)
+    if dry_run:
+        return []
     parts: list[Finding] = []
     files: dict[str, list[str]] = {}
     for name in wanted:
@@ -127,6 +138,21 @@ def robustness(
     if out is not None:
         _write(Path(out), parts, files, groups, data, {name: why for name, why in lacking.items() if not analyses})
     return parts
+
+
+def _rehearse(analyses: Sequence[Analysis], networks: Sequence[Network], given: StudyInputs) -> None:
+    """What could be wrong with a network, a layer, a reduction, a radius or the classes is met before the work."""
+    if given.steps < 1:
+        raise ValueError(message("robustness", "steps must be at least 1", f"{given.steps}", "Leave it at 20"))
+    data = given.data
+    for radius in given.eps:
+        ThreatModel(given.threat, radius).check(data.pixels(slice(0, 1)), "robustness")  # type: ignore[arg-type]
+    if any(getattr(analysis, "ASKS_HEADS", False) for analysis in analyses):
+        check_labels("TD", data.labels, len(data))
+        TD().training_rows({"labels": data.labels})
+    few = data.take(sorted({0, len(data) - 1}))
+    for network in networks:
+        features([network], few, layers=given.layers, reduction=given.reduction, progress=False)
 
 
 def left_out(
