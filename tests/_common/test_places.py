@@ -1,6 +1,7 @@
 """Where the package is: old import paths, its version, and other distributions beside it."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from repsim._common.provenance import versions
 from repsim._common.version import VERSION
 from repsim.cli import main
 from tests.conftest import exactly
+from tests.support.places import ROOT
 
 #: What the README, the notebooks and the changelog of 0.1 imported from.
 PUBLISHED = (
@@ -65,6 +67,13 @@ def test_the_version_is_one(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"repsim {VERSION}\n"
+
+
+def test_the_pages_that_name_a_version_name_this_one() -> None:
+    releases = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert releases[0] in (VERSION, "Unreleased")
+    assert VERSION in releases
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 MUST = "repsim: the package must stand alone, and another distribution has installed a package repsim too"
