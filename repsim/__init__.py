@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from repsim._common.provenance import CautionWarning
     from repsim.data import ImageSet, load_data, tasks
     from repsim.features import Activations, extract, live
+    from repsim.metrics import losses
     from repsim.networks import Network, load_model
     from repsim.plots import heatmap, layer_curve, panels
     from repsim.probes import fit_probes
@@ -66,7 +67,12 @@ _PAGES = {
 }
 
 #: Folders and a file of functions that are asked for by attribute, as in `repsim.metrics.TD`.
-_MODULES = {"metrics": "repsim.metrics", "plots": "repsim.plots", "tasks": "repsim.data.tasks"}
+_MODULES = {
+    "losses": "repsim.metrics.losses",
+    "metrics": "repsim.metrics",
+    "plots": "repsim.plots",
+    "tasks": "repsim.data.tasks",
+}
 
 __all__ = [
     "Activations",
@@ -92,6 +98,7 @@ __all__ = [
     "live",
     "load_data",
     "load_model",
+    "losses",
     "metrics",
     "panels",
     "permutation_test",

@@ -14,11 +14,23 @@ from repsim.metrics.alignment.cka import CKA as CKA
 from repsim.metrics.alignment.cka_minibatch import MinibatchCKA as MinibatchCKA
 from repsim.metrics.alignment.cka_rbf import RBFCKA as RBFCKA
 from repsim.metrics.base import Metric, MetricFacts, PairwiseResult, TaskMetric
+from repsim.metrics.confounder import Confounder
+from repsim.metrics.geometry.distance_correlation import DistanceCorrelation as DistanceCorrelation
+from repsim.metrics.geometry.information_imbalance import InformationImbalance as InformationImbalance
+from repsim.metrics.geometry.knn_jaccard import KNNJaccard as KNNJaccard
 from repsim.metrics.geometry.neighbours import CKNNA as CKNNA
 from repsim.metrics.geometry.neighbours import MutualKNN as MutualKNN
+from repsim.metrics.geometry.rank_similarity import RankSimilarity as RankSimilarity
 from repsim.metrics.geometry.rsa import RSA as RSA
+from repsim.metrics.geometry.rsm_norm_difference import RSMNormDifference as RSMNormDifference
+from repsim.metrics.geometry.rtd import RTD as RTD
+from repsim.metrics.geometry.second_order_cosine import SecondOrderCosine as SecondOrderCosine
+from repsim.metrics.matching.correlation_match import CorrelationMatch as CorrelationMatch
+from repsim.metrics.matching.permutation_procrustes import PermutationProcrustes as PermutationProcrustes
+from repsim.metrics.matching.soft_matching import SoftMatching as SoftMatching
 from repsim.metrics.ones_own import check_own, is_own, own_metric, own_name, read_settings
 from repsim.metrics.spectral.cca import CCA as CCA
+from repsim.metrics.spectral.eigenspace_overlap import EigenspaceOverlap as EigenspaceOverlap
 from repsim.metrics.spectral.linear_regression import LinearRegression as LinearRegression
 from repsim.metrics.spectral.procrustes import Procrustes as Procrustes
 from repsim.metrics.spectral.ridge_smoothers import GULP as GULP
@@ -54,6 +66,7 @@ METRICS: dict[str, Metric] = _by_name(
 #: The classes of the measures are public too, as `X as X` above tells type checkers.
 __all__ = [
     "METRICS",
+    "Confounder",
     "Metric",
     "MetricFacts",
     "PairwiseResult",

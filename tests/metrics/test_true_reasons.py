@@ -13,7 +13,8 @@ Z = X @ np.linalg.qr(RNG.normal(size=(5, 5)))[0]
 
 
 def compared(a: np.ndarray, b: np.ndarray, metric: str) -> SimilarityMatrix:
-    return compare(*(Activations.from_arrays({"l": x}, labels=Y) for x in (a, b)), metric)
+    first, second = (Activations.from_arrays({"l": x}, labels=Y) for x in (a, b))
+    return compare(first, second, metric)
 
 
 #: cca and its kin cut directions by the layer's largest, which is the constant column's rounding.
