@@ -26,7 +26,7 @@ LATE = ("matplotlib", "seaborn", "pandas", "torchvision", "sklearn", "tqdm")
 MAY_IMPORT = {
     "_common": set(),
     "numerics": {"_common"},
-    "data": {"_common"},
+    "data": {"numerics", "_common"},
     "plots": {"_common"},
     "networks": {"data", "_common"},
     "probes": {"numerics", "_common"},
