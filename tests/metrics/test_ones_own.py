@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from repsim import Activations, SimilarityMatrix, metrics
 from repsim.cli import main
 from repsim.metrics import METRICS, Metric, MetricFacts, PairwiseResult, TaskMetric, get_metric, metric_name
 from repsim.metrics.alignment.cka import CKA
+from repsim.metrics.facts import Invariance
 from tests.conftest import exactly
 from tests.support.places import ROOT
 
@@ -266,7 +267,7 @@ FACTS = {
     "no title": ({"title": " "}, "title must be a text; got ' '."),
     "unknown invariance": (
         {"invariances": frozenset({"time"})},
-        "invariances must be a frozenset of orthogonal, scale, shift, invertible; got frozenset({'time'}).",
+        f"invariances must be a frozenset of {', '.join(get_args(Invariance))}; got frozenset({{'time'}}).",
     ),
 }
 
