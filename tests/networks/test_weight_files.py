@@ -557,7 +557,7 @@ def test_a_whole_pickled_module_is_not_unpickled(tmp_path: Path) -> None:
 
 def test_an_object_of_a_class_beside_the_weights_is_named(weights: State, tmp_path: Path) -> None:
     path = saved({"state_dict": weights, "out": Path("runs")}, tmp_path / "weights.pth")
-    got = f"a pickle that asks for code to run (pathlib.{type(Path()).__name__}), which is never done"
+    got = f"a pickle that asks for code to run ({type(Path()).__module__}.{type(Path()).__name__}), which is never done"
     refused(path, got, CODE)
 
 
