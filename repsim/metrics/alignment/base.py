@@ -1,21 +1,20 @@
 """What CKA is for any kernel: the ratio of HSICs, of all pairs of layers and of all resamples of their samples."""
 
-import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim.metrics.base import Invariance, Metric, PairwiseResult
+from repsim.metrics.alignment.streaming import NO_HSIC
+from repsim.metrics.base import Invariance, Metric, undefined_cells, without_numbers
 from repsim.numerics.hsic import has_hsic, hsic
 from repsim.numerics.jackknife import alignment_errors
 from repsim.numerics.kernels import Kernel
-from repsim.numerics.row_products import offsets
+from repsim.numerics.row_products import by_tiles, offsets, own_by_tiles
 
 #: What samples add to the products of rows and columns, layer by layer, and (l, n) to each kernel's own.
 Added = tuple[Iterable[tuple[int, slice, slice, Tensor]], Float[Tensor, "l n"]]
@@ -50,14 +49,6 @@ class KernelAlignment(Metric):
     def min_samples(self) -> int:
         return 4 if self.debiased else 3
 
-    def pairwise(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
-        return self._described(rows, cols, self._aligned(rows, cols))
-
-    def compared(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
-        found = self._aligned(rows, cols)
-        plain = self._described(rows, cols, found)
-        return replace(plain, details={**plain.details, **self._beside(found)})
-
     def permuted(self, states: Sequence[Any], order: Int[Tensor, " n"]) -> list[Kernel] | None:
         return [state.permuted(order) for state in states]
 
@@ -75,26 +66,23 @@ class KernelAlignment(Metric):
                 if sound[done]:
                     full = _among(live, len(kernels), p, s.double())
                     found = Ratio(kernels, r, *full, weights[done], self_pairs=not self.debiased)
-                    if found.coarse:
-                        doubled = _sides([kernel.doubled for kernel in kernels], r)
-                        return KernelAlignment.bootstrapped(self, *doubled, counts)
+                    if found.needs_float64:
+                        finer = _sides([kernel.in_float64 for kernel in kernels], r)
+                        return KernelAlignment.bootstrapped(self, *finer, counts)
                     values[done] = found.values
                 done += 1
         return values
 
-    @abstractmethod
-    def _described(self, rows: Sequence[Any], cols: Sequence[Any], found: "Ratio") -> PairwiseResult:
-        """The values with the details that cost nothing."""
-
-    @abstractmethod
     def _added(self, kernels: Sequence[Any], r: int, u: Float[Tensor, "l n"]) -> Added:
         """What each sample adds to ⟨K̃, L̃⟩ of every row with every column, and to ‖K̃‖² of every kernel.
 
         Args:
-            kernels: None of them void.
+            kernels: All of them defined.
             r: How many are rows; all of them where the columns are the rows again.
             u: `offsets` of each.
         """
+        biased, cols = not self.debiased, kernels if r == len(kernels) else kernels[r:]
+        return by_tiles(kernels[:r], cols, u, self_pairs=biased), own_by_tiles(kernels, u, self_pairs=biased)
 
     def _beside(self, found: "Ratio") -> dict[str, Float[Tensor, "r c"]]:
         """Intervals of 95 % by the infinitesimal jackknife, within the bounds."""
@@ -134,8 +122,8 @@ class KernelAlignment(Metric):
             products, sums = self._sums([kernels[i] for i in live], live_r)
         full = _among(live, len(kernels), products, sums)
         found = Ratio(kernels, r, *full, ones, self_pairs=not self.debiased)
-        if found.coarse:
-            return self._aligned(*_sides([kernel.doubled for kernel in kernels], r))
+        if found.needs_float64:
+            return self._aligned(*_sides([kernel.in_float64 for kernel in kernels], r))
         return found
 
 
@@ -149,7 +137,9 @@ class Ratio:
         r: How many are rows.
         sums: (l, n) Σ_{j≠i} K_ij.
         norms: (l,) what of each kernel's ‖K‖² is not centred away, and before.
-        coarse: float32 was not enough.
+        own: (l,) each kernel's HSIC with itself, as `hsic`.
+        traces: (l,) of each kernel, centred with its diagonal.
+        needs_float64: float32 was not enough.
     """
 
     def __init__(
@@ -167,29 +157,20 @@ class Ratio:
         diagonal = torch.stack([kernel.diagonal for kernel in kernels])
         found = hsic(products, sums, diagonal, weights, self_pairs=self_pairs)
         own = found.diagonal()
+        self.own = own
+        self.traces = diagonal.sum(1) - (sums + diagonal).sum(1) / len(weights)
         self.norms = products.diagonal() + own.new_tensor([kernel.background(weights) for kernel in kernels])
-        hollow = (own <= own.new_tensor([kernel.hollow for kernel in kernels]) * self.norms).tolist()
-        void = own.new_tensor([bool(kernel.void) for kernel in kernels]).bool()
+        vanishing = (own <= own.new_tensor([kernel.smallest_hsic for kernel in kernels]) * self.norms).tolist()
+        undefined = own.new_tensor([bool(kernel.undefined) for kernel in kernels]).bool()
         single = kernels[0].layer.mean.dtype != torch.float64
         few = len(weights) < _FEW and not self_pairs
-        left = own < kernels[0].coarse * self.norms
-        self.coarse = single and not bool(void.all()) and (few or bool((left & ~void).any()))
+        left = own < kernels[0].float32_limit * self.norms
+        self.needs_float64 = single and not bool(undefined.all()) and (few or bool((left & ~undefined).any()))
         norm = own.clamp_min(0).sqrt()
         values = found[:r, cols] / torch.outer(norm[:r], norm[cols])
-        self.reasons = {
-            (i, j): reason
-            for (i, a), (j, b) in itertools.product(enumerate(kernels[:r]), enumerate(kernels[cols]))
-            if (reason := _why(a, b, hollow[:r][i] or hollow[cols][j]))
-        }
-        for cell in self.reasons:
-            values[cell] = math.nan
-        self.values = values
-
-
-def _why(row: Kernel, col: Kernel, hollow: bool) -> str:
-    if row.void or col.void:
-        return f"the row layer has {row.void}" if row.void else f"the column layer has {col.void}"
-    return "the unbiased estimate of a layer's own HSIC is not positive" if hollow else ""
+        lacking = [k.undefined or NO_HSIC * low for k, low in zip(kernels, vanishing, strict=True)]
+        self.reasons = undefined_cells(lacking[:r], lacking[cols])
+        self.values = without_numbers(values, self.reasons)
 
 
 def _joined(rows: Sequence[Kernel], cols: Sequence[Kernel]) -> tuple[list[Kernel], int]:
@@ -203,8 +184,8 @@ def _sides(kernels: Sequence[Kernel], r: int) -> tuple[Sequence[Kernel], Sequenc
 
 
 def _live(kernels: Sequence[Kernel], r: int) -> tuple[list[int], int]:
-    """Kernels that are not void, so that those that are change no other's rounding, and how many of them are rows."""
-    live = [i for i, kernel in enumerate(kernels) if not kernel.void]
+    """Kernels that are defined, as others would change their rounding, and how many of them are rows."""
+    live = [i for i, kernel in enumerate(kernels) if not kernel.undefined]
     rows = sum(i < r for i in live)
     return live, rows or len(live)
 
@@ -212,7 +193,7 @@ def _live(kernels: Sequence[Kernel], r: int) -> tuple[list[int], int]:
 def _among(
     live: list[int], count: int, products: Float[Tensor, "k k"], sums: Float[Tensor, "k n"]
 ) -> tuple[Float[Tensor, "l l"], Float[Tensor, "l n"]]:
-    """Products and sums of all kernels, 0 for void ones."""
+    """Products and sums of all kernels, 0 for those that are undefined."""
     if len(live) == count:
         return products, sums
     index = torch.tensor(live, dtype=torch.long, device=products.device)

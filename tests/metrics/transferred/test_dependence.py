@@ -7,20 +7,22 @@ from scipy import stats
 
 from repsim.metrics import TD
 from repsim.metrics.transferred.base import Fit
-from repsim.metrics.transferred.td import Answers
+from repsim.metrics.transferred.td import HardPredictions
 from repsim.numerics.tetrachoric import tetrachoric
 
-FIT = Fit(0.0, 0.0, 1, True, False)
+FIT = Fit(0.0, 0.0, 1, True, "")
 NAMES = ("error_correlation", "error_correlation_low", "error_correlation_high")
 
 
-def answers(labels: np.ndarray, predicted: np.ndarray, classes: int) -> Answers:
+def answers(labels: np.ndarray, predicted: np.ndarray, classes: int) -> HardPredictions:
     m = len(labels)
     given = torch.arange(m), torch.from_numpy(labels), torch.from_numpy(predicted)
-    return Answers(*given, torch.empty(0, m, dtype=torch.long), torch.arange(classes), FIT)
+    return HardPredictions(*given, torch.empty(0, m, dtype=torch.long), torch.arange(classes), FIT)
 
 
-def drawn(rng: np.random.Generator, n: int, rho: float, errors: tuple[float, float], classes: int) -> list[Answers]:
+def drawn(
+    rng: np.random.Generator, n: int, rho: float, errors: tuple[float, float], classes: int
+) -> list[HardPredictions]:
     """Probit model: errors by a latent normal pair; two wrong answers are the same one with probability 0.4."""
     labels = rng.integers(classes, size=n)
     u = rng.standard_normal(n)
