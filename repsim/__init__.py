@@ -6,7 +6,7 @@ The one idea is two networks, the same inputs, one labelled matrix:
     (weights,    images)     (Activations)  (SimilarityMatrix)  (a picture)
 
 How sure a value is: `bootstrap`, `permutation_test`, `difference`. What it is made of: `disagreements`, `lambda_curve`,
-`dimension`. More than two networks: `compare_many`. Features too large to keep: `live`.
+`td_sensitivity`, `dimension`. More than two networks: `compare_many`. Features too large to keep: `live`.
 """
 
 import importlib
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         disagreements,
         lambda_curve,
         permutation_test,
+        td_sensitivity,
     )
 
 #: Folder -> the public names that it gives this page. They are imported when they are asked for, so that
@@ -63,6 +64,7 @@ _PAGES = {
         "disagreements",
         "lambda_curve",
         "permutation_test",
+        "td_sensitivity",
     ),
 }
 
@@ -104,6 +106,7 @@ __all__ = [
     "permutation_test",
     "plots",
     "tasks",
+    "td_sensitivity",
 ]
 
 check_alone(Path(__file__).parent, ours=True)

@@ -4,6 +4,7 @@ from repsim.plots.answers import confusion, disagreement_grid
 from repsim.plots.curves import certified_curve, lambda_curve, layer_curve
 from repsim.plots.heatmaps import heatmap, panels, picture
 from repsim.plots.networks import clustered_heatmap, dendrogram, mds_map
+from repsim.plots.td_sensitivity import sensitivity_curves
 
 __all__ = [
     "certified_curve",
@@ -17,4 +18,5 @@ __all__ = [
     "mds_map",
     "panels",
     "picture",
+    "sensitivity_curves",
 ]

@@ -9,6 +9,7 @@ from repsim.similarity.inference import Difference, bootstrap, difference, permu
 from repsim.similarity.many import compare_many
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.similarity.ridge_curve import LambdaCurve, lambda_curve
+from repsim.similarity.td_sensitivity import TDSensitivity, td_sensitivity
 
 __all__ = [
     "Blocks",
@@ -17,6 +18,7 @@ __all__ = [
     "Disagreements",
     "LambdaCurve",
     "SimilarityMatrix",
+    "TDSensitivity",
     "blocks",
     "bootstrap",
     "compare",
@@ -26,4 +28,5 @@ __all__ = [
     "disagreements",
     "lambda_curve",
     "permutation_test",
+    "td_sensitivity",
 ]

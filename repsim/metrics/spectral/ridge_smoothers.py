@@ -107,6 +107,19 @@ class GULP(_RidgeMetric):
         square = total - 2 * (a @ squared @ b)
         return _exactly(products, a, b, row, col) if square < NEAR[row.single] * total else square.sqrt()
 
+    def beside(self, rows: Sequence[Spectrum], cols: Sequence[Spectrum]) -> tuple[Mapping[str, Tensor], list[str]]:
+        details, cautions = super().beside(rows, cols)
+        n = rows[0].n
+        parts = {id(s): smoother(s, self.penalty) for s in [*rows, *cols]}
+
+        def level(a: Spectrum, b: Spectrum) -> float:
+            # Over all permutations of one side's samples E⟨S₁, S₂⟩ = tr S₁ tr S₂ / (n − 1), exactly.
+            x, y = parts[id(a)], parts[id(b)]
+            square = x.square().sum() + y.square().sum() - 2 * x.sum() * y.sum() / (n - 1)
+            return math.sqrt(max(0.0, float(square))) if a.rank and b.rank else math.nan
+
+        return {**details, "chance": pairs(rows, cols, level)}, cautions
+
 
 @dataclass(frozen=True)
 class WhiteTD(_RidgeMetric):
