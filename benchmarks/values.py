@@ -52,6 +52,8 @@ import repsim
 from repsim.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
+#: What is asked: the package that was imported, which need not be the one beside this script.
+PACKAGE = Path(repsim.__file__).resolve().parent
 STANDARD, PGD = (str(ROOT / f"data/digits_{name}.safetensors") for name in ("standard", "pgd"))
 WEIGHTS = {20: "checkpoints/resnet20-12fca82f.th", 56: "checkpoints/resnet56-4bfd9763.th"}
 ARCHIVE = "data/cifar10-jpeg.tar.xz"
@@ -83,6 +85,7 @@ def main() -> int:
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="default: beside the repository")
     args = parser.parse_args()
     before = None if args.against is None else json.loads(args.against.read_text())
+    print(f"the package in {PACKAGE}, torch {torch.__version__}")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", repsim.CautionWarning)
     found: Found = {}
@@ -108,16 +111,12 @@ def main() -> int:
 
 
 def report(before: Found, after: Found) -> int:
-    """Prints each name that differs; 1 if there is one."""
-    count = 0
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name), after.get(name)
-        if old != new:
-            count += 1
-            print(f"DIFFERS {name}: {shown(old)} -> {shown(new)}")
-    same = len(before.keys() | after.keys()) - count
-    print(f"{same} equal, {count} differ")
-    return 1 if count else 0
+    """Prints each name that differs or is gone; 1 if there is one. New names are counted."""
+    changed = [name for name in before if before[name] != after.get(name)]
+    for name in changed:
+        print(f"DIFFERS {name}: {shown(before[name])} -> {shown(after.get(name))}")
+    print(f"{len(before) - len(changed)} equal, {len(changed)} differ, {len(after.keys() - before.keys())} are new")
+    return 1 if changed else 0
 
 
 def shown(entry: dict[str, Any] | None) -> str:
@@ -161,12 +160,6 @@ def numbers(value: Any, name: str) -> Iterator[tuple[str, np.ndarray]]:
         else:
             for place, part in enumerate(value):
                 yield from numbers(part, f"{name}/{place}")
-
-
-def together(value: Any, name: str) -> tuple[str, np.ndarray]:
-    """All numbers of a record as one digest, with the names that they stand under."""
-    lines = [f"{key} {array.tolist()}" for key, array in sorted(numbers(value, ""), key=lambda pair: pair[0])]
-    return name, np.frombuffer("\n".join(lines).encode(), np.uint8)
 
 
 def matrices(shared: Path, folder: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -262,10 +255,8 @@ def trainings(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def network(path: Path, name: str) -> Iterator[tuple[str, np.ndarray]]:
     """Weights, and the numbers of the record; the file's bytes hold times."""
-    weights = load_file(path)
-    yield f"{name}/weights", torch.cat([weights[key].flatten().double() for key in sorted(weights)]).numpy()
-    yield together({key: tuple(x.shape) for key, x in weights.items()}, f"{name}/shapes")
-    yield together(repsim.load_model(path).provenance["record"], f"{name}/record")
+    yield from numbers(load_file(path), f"{name}/weights")
+    yield from numbers(repsim.load_model(path).provenance["record"], f"{name}/record")
 
 
 def augmentation(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -288,8 +279,10 @@ def robustness(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def repsim_command(*words: str | Path) -> None:
-    """Runs `repsim …` anew; a RuntimeError with its last line where it fails."""
-    run = subprocess.run([sys.executable, "-m", "repsim", *map(str, words)], capture_output=True, text=True)
+    """Runs `repsim …` of the same package anew; a RuntimeError with its last line where it fails."""
+    # `python -m` looks first where it stands, so it stands in the package's own folder.
+    call = [sys.executable, "-m", "repsim", *map(str, words)]
+    run = subprocess.run(call, capture_output=True, text=True, cwd=PACKAGE.parent)
     if run.returncode:
         raise RuntimeError(f"repsim {words[0]} failed: {(run.stderr.strip().splitlines() or ['no message'])[-1]}")
 
@@ -304,7 +297,7 @@ def files(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
         if path.suffix == ".csv":
             yield from numbers(table(path), name)
         elif path.suffix == ".json":
-            yield together(json.loads(path.read_text()), name)
+            yield from numbers(json.loads(path.read_text()), name)
         elif path.suffix == ".safetensors":
             yield from network(path, name)
         elif path.suffix == ".npz":
