@@ -109,7 +109,12 @@ class Plan:
 
     def recipe(self, strategy: Strategy) -> Recipe:
         """The recipe of one of the strategies."""
-        return strategy.recipe_for(self.preset, self.architecture, **self.settings)
+        settings = dict(self.settings)
+        architecture = settings.pop("architecture", self.architecture)
+        if self.architecture not in (None, architecture):
+            got, advice = f"{self.architecture!r} and, in settings, {architecture!r}", "Leave one of them out"
+            raise ValueError(message("plan", "the architecture must be named once", got, advice))
+        return strategy.recipe_for(self.preset, architecture, **settings)
 
     @property
     def held_out(self) -> tuple[int, ...]:
