@@ -164,6 +164,7 @@ def test_a_second_process_is_refused(folder: bool, tmp_path: Path) -> None:
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], text=True, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout is not None
         assert other.stdout.readline() == "inside\n"
         message = (
             f"train: one run must write to a target at a time; got another one that writes to {target} now. "
@@ -207,7 +208,8 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path)
 def test_what_is_old_is_removed_wherever_its_process_was(tmp_path: Path) -> None:
     old = tmp_path / ".repsim-other-12-3.npz"
     old.write_text("x")
-    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    long_ago = time.time() - 25 * 3600
+    os.utime(old, (long_ago, long_ago))
     remove_leftovers(tmp_path)
     assert names(tmp_path) == []
 

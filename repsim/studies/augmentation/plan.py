@@ -164,7 +164,7 @@ def read_plan(path: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
     toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         table = toml.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # what is no UTF-8 too
+    except (ValueError, RecursionError) as error:  # what is no UTF-8, and tables inside tables without end
         advice = 'Write, say, data = "digits" and a table [strategies]'
         raise ValueError(message("plan", f"{path} must be TOML", str(error), advice)) from error
     given = {k: v for k, v in (changes or {}).items() if v is not None}
