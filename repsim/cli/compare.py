@@ -23,7 +23,7 @@ from repsim.data.tasks import coarser
 from repsim.features.activations import Activations
 from repsim.features.extraction import extract
 from repsim.features.live_activations import LiveActivations, live
-from repsim.metrics import Metric, TaskMetric, get_metric, metric_name
+from repsim.metrics import CKA, RSA, Confounder, Metric, TaskMetric, get_metric, metric_name
 from repsim.networks.layers import select_layers
 from repsim.networks.network import Network
 from repsim.similarity.comparison import compare
@@ -37,8 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `repsim compare` takes to its parser."""
     parser.add_argument("a", metavar="A", help=NETWORK)
     parser.add_argument("b", metavar="B", help="the other network, or the same one again")
-    metric = 'repeatable, as in td, "td(seed=1)" or "my.module:Mine(setting=1)"; default cka and td, with --live '
-    parser.add_argument("--metric", action="append", help=metric + "cka_minibatch")
+    metric = (
+        'repeatable, as in td, "td(seed=1)", "cka(deconfounded=\'inputs\')" or "my.module:Mine(setting=1)"; default '
+    )
+    parser.add_argument("--metric", action="append", help=metric + "cka and td, with --live cka_minibatch")
     add_images(parser, seed="what is random in attacks and corruptions")
     parser.add_argument("--normalize", help=f"of both networks: {NORMALIZE}")
     parser.add_argument("--normalize-a", help="of A alone")
@@ -70,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         select_layers(network, arguments.layers)  # a wrong name is told of before an attack, not after
     data = asked_images(arguments)
     tasks = {name: _task(name, of, data, arguments.tasks) for name, of in groups.items()}
+    metrics = [_with_inputs(metric, data) for metric in metrics]
     shown = conditions(arguments, networks, data)
     sides = _sides(arguments, networks, shown.images)
     results = []
@@ -88,6 +91,13 @@ def run(arguments: argparse.Namespace) -> None:
     print_conditions(shown.facts)
     _print_results(results)
     print(f"written to {arguments.out}: {', '.join(r['file'] + '.{npz,csv,png}' for r in results)}, summary.json")
+
+
+def _with_inputs(metric: Metric, data: ImageSet) -> Metric:
+    """A measure less the similarity of the images as they were, where that is asked for as deconfounded='inputs'."""
+    if isinstance(metric, CKA | RSA) and metric.deconfounded == "inputs":
+        return replace(metric, deconfounded=Confounder(data.images, "inputs"))
+    return metric
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

@@ -14,10 +14,22 @@ from repsim.metrics.alignment.cka import CKA
 from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
 from repsim.metrics.alignment.cka_rbf import RBFCKA
 from repsim.metrics.base import Metric, MetricFacts, PairwiseResult, TaskMetric
+from repsim.metrics.confounder import Confounder
+from repsim.metrics.geometry.distance_correlation import DistanceCorrelation
+from repsim.metrics.geometry.information_imbalance import InformationImbalance
+from repsim.metrics.geometry.knn_jaccard import KNNJaccard
 from repsim.metrics.geometry.neighbours import CKNNA, MutualKNN
+from repsim.metrics.geometry.rank_similarity import RankSimilarity
 from repsim.metrics.geometry.rsa import RSA
+from repsim.metrics.geometry.rsm_norm_difference import RSMNormDifference
+from repsim.metrics.geometry.rtd import RTD
+from repsim.metrics.geometry.second_order_cosine import SecondOrderCosine
+from repsim.metrics.matching.correlation_match import CorrelationMatch
+from repsim.metrics.matching.permutation_procrustes import PermutationProcrustes
+from repsim.metrics.matching.soft_matching import SoftMatching
 from repsim.metrics.ones_own import check_own, is_own, own_metric, own_name, read_settings
 from repsim.metrics.spectral.cca import CCA
+from repsim.metrics.spectral.eigenspace_overlap import EigenspaceOverlap
 from repsim.metrics.spectral.linear_regression import LinearRegression
 from repsim.metrics.spectral.procrustes import Procrustes
 from repsim.metrics.spectral.ridge_smoothers import GULP, WhiteTD
@@ -55,7 +67,18 @@ METRICS: dict[str, Metric] = _by_name(
         WhiteTD,
         CKNNA,
         MutualKNN,
+        KNNJaccard,
+        RankSimilarity,
+        SecondOrderCosine,
+        InformationImbalance,
         RSA,
+        DistanceCorrelation,
+        RSMNormDifference,
+        RTD,
+        EigenspaceOverlap,
+        PermutationProcrustes,
+        SoftMatching,
+        CorrelationMatch,
         TD,
         RegressionTD,
         SoftTD,
@@ -70,15 +93,27 @@ __all__ = [
     "METRICS",
     "RBFCKA",
     "RSA",
+    "RTD",
     "TD",
+    "Confounder",
+    "CorrelationMatch",
+    "DistanceCorrelation",
+    "EigenspaceOverlap",
+    "InformationImbalance",
+    "KNNJaccard",
     "LinearRegression",
     "Metric",
     "MetricFacts",
     "MinibatchCKA",
     "MutualKNN",
     "PairwiseResult",
+    "PermutationProcrustes",
     "Procrustes",
+    "RSMNormDifference",
+    "RankSimilarity",
     "RegressionTD",
+    "SecondOrderCosine",
+    "SoftMatching",
     "SoftTD",
     "TaskMetric",
     "WhiteTD",

@@ -124,6 +124,8 @@ class Metric(ABC):
 
     kind: ClassVar[Literal["similarity", "distance"]]
     self_value: ClassVar[float]
+    #: What equal layers have more than `self_value`, times n: 0 for all measures but those that count ranks.
+    self_excess: ClassVar[float] = 0.0
     symmetric: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     cost: ClassVar[str]
@@ -159,7 +161,10 @@ class Metric(ABC):
     @property
     @abstractmethod
     def invariances(self) -> frozenset[Invariance]:
-        """Transformations of one side that leave the value; under every other one it changes."""
+        """Transformations of one side that leave the value; under every other one it changes.
+
+        What a declared one includes need not be declared.
+        """
 
     @property
     def display(self) -> tuple[float, float]:

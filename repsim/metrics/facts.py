@@ -5,7 +5,9 @@ from typing import Literal, get_args
 
 from repsim._common.messages import message
 
-Invariance = Literal["orthogonal", "scale", "shift", "invertible"]
+#: Transformations of one side. "orthogonal" includes "permutation" (of units), "scale" (any one factor but 0) includes
+#: "positive scale", and "unit scale" (each unit by a positive factor of its own) includes that too.
+Invariance = Literal["orthogonal", "scale", "shift", "invertible", "permutation", "positive scale", "unit scale"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class MetricFacts:
         self_value: Of a layer with itself.
         symmetric: Whether the sides can be swapped.
         invariances: Transformations of one side that leave the value.
+        self_excess: What a layer with itself has more than `self_value`, times n.
     """
 
     title: str
@@ -33,6 +36,11 @@ class MetricFacts:
     self_value: float
     symmetric: bool
     invariances: frozenset[Invariance]
+    self_excess: float = 0.0
+
+    def self_value_of(self, n: int) -> float:
+        """The value of a layer of n samples with itself."""
+        return self.self_value + self.self_excess / n
 
     def __post_init__(self) -> None:
         (low, high), shown = self._pair("bounds"), self._pair("display")

@@ -88,9 +88,10 @@ def test_only_a_few_samples_are_run_until_it_is_read(digits: ImageSet) -> None:
     seen: list[int] = []
     net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     side = source(net, digits)
-    assert seen == [2]
+    found_out = [2, 3, 2, 2]  # two batch sizes, a second size, and how wide the layers are
+    assert seen == found_out
     assert [len(next(iter(part.values()))) for part in side.batches(100)] == [100, 50]
-    assert seen == [2, 64, 36, 50]
+    assert seen == [*found_out, 64, 36, 50]
 
 
 @pytest.mark.parametrize("reduction", ["flatten", "mean", "pool:2"])
@@ -224,10 +225,10 @@ def answering(function: Callable[[Tensor], Any]) -> nn.Sequential:
             "live: layer 'odd' must give floating-point tensors; got torch.bool. Leave this layer out of layers=.",
         ),
         (
-            lambda: live(answering(lambda x: x.T), rows(4, 5)),
+            lambda: live(answering(lambda x: x @ x.T), rows(4, 5)),
             ValueError,
-            "live: layer 'odd' must give (batch, features, …); got shape (5, 2) for a batch of 2. "
-            "Leave this layer out of layers=.",
+            "live: layer 'odd' must give a row of features for each sample; got shape (2, 2) for 2 samples, where 2 "
+            "axes grow with the batch. Leave this layer out of layers=.",
         ),
         (
             lambda: live(Colour(), rows(4, 3, 5, 5), batch_size=0),

@@ -98,6 +98,8 @@ class _Ratio:
         values: (r, c), NaN where there is no number.
         reasons: Of each NaN.
         norms: (l,) what of each kernel's ‖K‖² is not centred away, and before.
+        own: (l,) each kernel's HSIC with itself, as `hsic`.
+        traces: (l,) of each kernel, centred with its diagonal.
         needs_float64: float32 was not enough.
     """
 
@@ -115,6 +117,8 @@ class _Ratio:
         diagonal = torch.stack([kernel.diagonal for kernel in kernels])
         found = hsic(products, sums, diagonal, weights, self_pairs=self_pairs)
         own = found.diagonal()
+        self.own = own
+        self.traces = diagonal.sum(1) - (sums + diagonal).sum(1) / len(weights)
         self.norms = products.diagonal() + own.new_tensor([kernel.background(weights) for kernel in kernels])
         vanishing = (own <= own.new_tensor([kernel.smallest_hsic for kernel in kernels]) * self.norms).tolist()
         undefined = own.new_tensor([bool(kernel.undefined) for kernel in kernels]).bool()

@@ -64,10 +64,38 @@ def k_nearest(placed: Rows, k: int, nearness: Nearness) -> tuple[Int[Tensor, "n 
     return index, tied / n
 
 
-def products(placed: Rows, index: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """Inner products of every centred row with the rows that `index` names, in float64."""
+def products(placed: Rows, index: Int[Tensor, "n k"], *, centred: bool = True) -> Float[Tensor, "n k"]:
+    """Inner products of every row with the rows that `index` names, in float64.
+
+    Args:
+        placed: The rows.
+        index: Row numbers.
+        centred: From the middle of all rows; otherwise rows must have length 1, and products are their cosines.
+    """
     i = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
+    if not centred:
+        return 1 - placed.squared(i, index.flatten()).view(index.shape) / 2
     return -_scores(placed, i, index.flatten(), "centred")[0].view(index.shape)
+
+
+def ranks_of_nearest(placed: Rows, index: Int[Tensor, "n k"]) -> tuple[Int[Tensor, "n k"], bool]:
+    """The rank by distance of each row's neighbours, 1 for the nearest, and whether any were equally near.
+
+    Squared distances that agree to ten digits are equal, and then the smaller row number comes first.
+
+    Args:
+        placed: The rows.
+        index: (n, k) neighbours, ascending in each row.
+    """
+    i = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
+    near, order = placed.squared(i, index.flatten()).view(index.shape).sort(dim=1, stable=True)
+    apart = near[:, 1:] - near[:, :-1] > 1e-10 * near[:, 1:]
+    group = torch.nn.functional.pad(apart.cumsum(1), (1, 0))
+    # Those of one group by row number: `order` is the place in a list that ascends by row number.
+    order = order.gather(1, (group * index.shape[1] + order).argsort(1))
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(1, index.shape[1] + 1, device=index.device).expand_as(order))
+    return rank, not bool(apart.all())
 
 
 def _decided(

@@ -44,4 +44,6 @@ def compared(
     if cross.reasons:
         return LayerPairResult(float("nan"), cross.reasons[0, 0], details, cross.cautions)
     value = within_bounds(cross.values.cpu().numpy(), metric.bounds)[0].item()
-    return LayerPairResult(metric.self_value if torch.equal(*layers) else value, "", details, cross.cautions)
+    if torch.equal(*layers):
+        value = metric.facts.self_value_of(len(layers[0]))
+    return LayerPairResult(value, "", details, cross.cautions)
