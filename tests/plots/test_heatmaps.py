@@ -615,3 +615,18 @@ def test_titles_tell_sides_apart_that_end_alike() -> None:
     left, right = models(ax, first, second).split(" × ")
     assert left != right
     assert models(ax, "a", "a") == "a × a"
+
+
+def test_calibrated_values_are_drawn_from_0_to_1() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 3))
+    a = repsim.Activations.from_arrays({"one": x, "two": rng.standard_normal((40, 3))})
+    found = repsim.permutation_test(a, a, "procrustes", permutations=20)
+    ax = own(found, calibrated=True)
+    assert ax.collections[0].get_clim() == (0, 1)
+    np.testing.assert_array_equal(ax.collections[0].get_array().ravel(), found.details["calibrated"].ravel())
+    assert ax.get_title().endswith(", calibrated  (n = 40)")
+
+    text = "heatmap: calibrated values must be there; got a matrix without them. Draw what permutation_test returns."
+    with pytest.raises(ValueError, match=exactly(text)):
+        heatmap(repsim.compare(a, a, "procrustes"), calibrated=True)
