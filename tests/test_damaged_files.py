@@ -189,7 +189,7 @@ class Watch:
     def __init__(self) -> None:
         self.on, self.allowed, self.seen = False, Path(), list[str]()
 
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def __call__(self, event: str, arguments: Any) -> None:
         if not self.on:
             return
         if event in FORBIDDEN:
@@ -204,13 +204,11 @@ class Watch:
                 self.seen.append(f"open {path} to write")
 
 
-def _writes(arguments: tuple[Any, ...]) -> bool:
-    mode, flags = arguments[1], arguments[2]
-    return (
-        any(c in mode for c in "wax+")
-        if isinstance(mode, str)
-        else bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-    )
+def _writes(arguments: Any) -> bool:
+    _, mode, flags = arguments
+    if isinstance(mode, str):
+        return any(c in mode for c in "wax+")
+    return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
 @pytest.fixture(scope="module")

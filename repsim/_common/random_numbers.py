@@ -29,7 +29,7 @@ class Drawn(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if torch.Tag.nondeterministic_seeded in func.tags and given.get("generator") is None:
+        if torch.Tag.nondeterministic_seeded in func.tags and given.get("generator") is None and _on_cpu(args, given):
             taking = self._taking_a_generator(func)
             if taking is not None:
                 return taking(*args, **{**given, "generator": self._generator})
@@ -44,6 +44,12 @@ class Drawn(TorchDispatchMode):
             if each is not None and any(argument.name == "generator" for argument in each._schema.arguments):
                 return each
         return None
+
+
+def _on_cpu(args: Sequence[Any], given: Mapping[str, Any]) -> bool:
+    """Whether an operation draws on the CPU: other devices have generators of their own."""
+    first = next((x for x in args if isinstance(x, torch.Tensor)), None)
+    return torch.device(given.get("device") or "cpu" if first is None else first.device).type == "cpu"
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ def read_tasks(path: Path) -> dict[str, TaskGroups]:
         raise FileNotFoundError(message("repsim", "the file of --tasks must exist", str(path), "Check the path"))
     try:
         found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _no_tasks(path, str(error)) from error
     if not isinstance(found, dict) or not found:
         raise _no_tasks(path, "no tasks" if found == {} else "no object")

@@ -160,8 +160,7 @@ def _is_deep(image: "Pillow.Image") -> bool:
 def _shows_what_is_behind(image: "Pillow.Image") -> bool:
     """Whether some of a picture is transparent: its colours there are whatever the program that wrote it left."""
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        lowest: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
-        return lowest < 255
+        return int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255
     return False
 
 

@@ -99,7 +99,7 @@ def test_unlabelled_rows_have_no_part_in_a_task(metric: str) -> None:
 
 
 def test_features_with_gaps_are_refused() -> None:
-    masked = np.ma.masked_array(np.ones((3, 2)), np.array([[False, True], [False, False], [False, False]]))
+    masked = np.ma.masked_array(np.ones((3, 2)), np.eye(3, 2) > 0)
     text = "Activations: layer 'l' must be numbers; got masked entries. Leave out what is missing, and convert it."
     with pytest.raises(TypeError, match=exactly(text)):
         Activations.from_arrays({"l": masked})

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import repsim
 from repsim import Activations, load_model
 from repsim._common.references import known_name
+from repsim.cli.arguments import read_tasks
 from repsim.networks.weight_files import weights_digest
 from repsim.recipes.standard import Standard
 from repsim.studies.augmentation.networks import networks_of, trained_networks
@@ -242,3 +243,21 @@ def test_the_largest_architecture_of_the_package_has_a_bound() -> None:
     for name in ("wrn28_101", "wrn28_100000", "wrn28_" + "9" * 5000, "WRN-28-0"):
         with pytest.raises(ValueError, match="load_model: the architecture must be known"):
             load_model(name)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a" + ".a" * 3000 + " = 1\n[settings]\nb = 1", "\xff", "= 1"])
+def test_a_plan_that_is_no_toml_is_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"\Aplan: ") as error:
+        read_plan(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "\xff", "{"])
+def test_tasks_that_are_no_json_are_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"\Arepsim: the file of --tasks must hold tasks as JSON; got ") as error:
+        read_tasks(path)
+    assert "\n" not in str(error.value)

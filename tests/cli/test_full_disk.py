@@ -110,7 +110,7 @@ def test_a_checkpoint_that_cannot_be_written_loses_no_training(
     stood = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         disk = Disk(NETWORK, 1, when, patch)
-        found = ran(tmp_path)
+        found = ran(tmp_path, *["--force"] * before)
     assert disk.left == 0
     assert (found.code, found.err) == (2, refused(tmp_path, NETWORK))
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*stood, STATE])

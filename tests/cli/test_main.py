@@ -598,7 +598,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "unknown setting": (
         [*COMPARE, "--metric", "cka(seed=1)"],
         "metric: settings must be name=value; got 'cka(seed=1)' (no setting 'seed'; "
-        "there are debiased, without_components, without_rows). "
+        "there are debiased, without_components, without_rows, deconfounded). "
         "Write it as in td(seed=1, penalty=0.01).",
     ),
     "broken setting": (

@@ -53,7 +53,7 @@ def refused(words: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--layers", "nosuch"], "extract: every layer must exist; got 'nosuch'"),
+        (["--layers", "nosuch"], "extract: layers must name modules of the network; got 'nosuch'"),
         (["--layers", "linear"], "judge: layers must hold one before the networks' own head; got 'linear' alone"),
         (["--metric", "cka_nosuch"], "metric: the metric must be known; got 'cka_nosuch'"),
         (["--metric", "cka"], "judge: metric must be TD, fitted on the training images"),
@@ -62,6 +62,10 @@ def refused(words: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--fit-limit", "3"], "load_data: limit must leave every class an image; got limit=3 for 10 classes"),
         (["--set", "architecture=nosuch"], "load_model: the architecture must be known; got 'nosuch'"),
         (["--set", "architecture=small_conv_cifar"], ""),
+        (
+            ["--set", "architecture=digits_conv", "--architecture", "digits_resnet8"],
+            "plan: the architecture must be named once; got 'digits_resnet8' and, in settings, 'digits_conv'.",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_judged_is_refused(
@@ -73,7 +77,7 @@ def test_a_plan_that_cannot_be_judged_is_refused(
 def test_tasks_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tasks.json").write_text('{"life": {"a": [0], "b": [77]}}')
     words = [*AUGMENT, "--tasks", str(tmp_path / "tasks.json"), "--dry-run"]
-    assert "got class 77 that no image has" in refused(words, tmp_path / "out", capsys) or True
+    assert "class 77" in refused(words, tmp_path / "out", capsys)
 
 
 def test_an_architecture_may_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +91,7 @@ def test_an_architecture_may_be_set(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--layers", "nosuch"], "extract: every layer must exist; got 'nosuch'"),
+        (["--layers", "nosuch"], "extract: layers must name modules of the network; got 'nosuch'"),
         (["--reduction", "pool:x"], "extract: reduction must be known; got 'pool:x'"),
         (["--eps", "2"], "ThreatModel: eps of linf must be at most 1; got 2"),
         (["--threat", "l2", "--eps", "99"], "robustness: eps of l2 must be at most √(pixels) = 8"),

@@ -6,6 +6,9 @@ import pytest
 from repsim import Activations, SimilarityMatrix, compare
 from repsim.metrics import METRICS
 
+#: A cell without a number is warned of, which is not what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:compare features")
+
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
 X = RNG.normal(size=(60, 5)) + 2 * np.eye(5)[Y]
@@ -13,8 +16,8 @@ Z = X @ np.linalg.qr(RNG.normal(size=(5, 5)))[0]
 
 
 def compared(a: np.ndarray, b: np.ndarray, metric: str) -> SimilarityMatrix:
-    first, second = (Activations.from_arrays({"l": x}, labels=Y) for x in (a, b))
-    return compare(first, second, metric)
+    one, other = (Activations.from_arrays({"l": x}, labels=Y) for x in (a, b))
+    return compare(one, other, metric)
 
 
 #: cca and its kin cut directions by the layer's largest, which is the constant column's rounding.

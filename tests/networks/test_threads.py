@@ -87,6 +87,12 @@ def test_draws_are_those_of_the_global_generator_which_stays() -> None:
         assert not same(Drawing(), right)
 
 
+def test_draws_on_other_devices_are_left_to_them() -> None:
+    with Drawn(3):
+        assert torch.rand(3, device="meta").is_meta
+        assert nn.Linear(3, 4, device="meta").weight.is_meta
+
+
 def test_files_load_in_threads(tmp_path: Path) -> None:
     right = load_model("digits_conv", seed=1)
     # numpy's numbers are safe by a list that is global in PyTorch.

@@ -67,7 +67,7 @@ def test_what_cannot_be_read_is_no_limit(groups: Groups) -> None:
 
 def test_a_limit_on_the_address_space_counts() -> None:
     code = "from repsim.numerics.memory import available_memory; print(available_memory())"
-    limit = 3 * 2**30
+    limit = 6 * 2**30
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -109,7 +109,12 @@ class Plan:
 
     def recipe(self, strategy: Strategy) -> Recipe:
         """The recipe of one of the strategies."""
-        return strategy.recipe_for(self.preset, self.architecture, **self.settings)
+        settings = dict(self.settings)
+        architecture = settings.pop("architecture", self.architecture)
+        if self.architecture not in (None, architecture):
+            got, advice = f"{self.architecture!r} and, in settings, {architecture!r}", "Leave one of them out"
+            raise ValueError(message("plan", "the architecture must be named once", got, advice))
+        return strategy.recipe_for(self.preset, architecture, **settings)
 
     @property
     def held_out(self) -> tuple[int, ...]:
@@ -159,7 +164,7 @@ def read_plan(path: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
     toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         table = toml.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # what is no UTF-8 too
+    except (ValueError, RecursionError) as error:  # what is no UTF-8, and tables inside tables without end
         advice = 'Write, say, data = "digits" and a table [strategies]'
         raise ValueError(message("plan", f"{path} must be TOML", str(error), advice)) from error
     given = {k: v for k, v in (changes or {}).items() if v is not None}
