@@ -92,6 +92,15 @@ def test_on_a_grid_with_ties_they_match_the_oracles(seed: int, n: int, p: int, k
         assert one(x, y, metric) == pytest.approx(expected(x, y, metric), abs=1e-9), metric
 
 
+def test_distances_that_differ_by_rounding_are_equal_and_the_smaller_number_comes_first() -> None:
+    x, y = torch.tensor([[[0.0], [1 + 1e-13], [-1.0], [5.0]], [[0.0], [1.0], [-2.0], [5.0]]], dtype=torch.float64)
+    metric = RankSimilarity(2, "euclidean")
+    a, b = metric.prepare([x, y], None)
+    assert a.index[0].tolist() == [1, 2]
+    assert a.rank[0].tolist() == b.rank[0].tolist() == [1, 2]
+    assert a.level
+
+
 def test_duplicates_are_neighbours_and_never_the_sample_itself() -> None:
     """ReSi drops the first of k + 1 neighbours as the sample itself, which with duplicates it often is not."""
     x = np.repeat(np.random.default_rng(0).standard_normal((5, 4)), 12, axis=0)
