@@ -16,6 +16,7 @@ from repsim.features.reductions import find_reduction
 from repsim.features.source import Source
 from repsim.networks.answers import CPU_ROWS
 from repsim.networks.layers import Layers, select_layers
+from repsim.networks.network import Network, bare
 from repsim.numerics.memory import available_memory, empty_rows
 from repsim.robustness.adversarial_sets import Condition, under
 
@@ -87,7 +88,8 @@ def extract(
             bar.update(len(x))
     provenance = {**forward.provenance, **source.facts, "layers_that_never_ran": forward.never_ran()}
     given = source.labels, source.digest, source.called(forward.name), reduction, provenance, source.ids
-    return Activations(buffers.features, *given, answers.together())
+    outputs = None if getattr(bare(net, until=Network), "headless", False) else answers.together()
+    return Activations(buffers.features, *given, outputs)
 
 
 class _Answers:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from repsim._common.messages import message
 from repsim.data.image_set import Images
+from repsim.networks.network import Network, bare
 
 
 def answers(net: nn.Module, x: Images) -> Int[Tensor, " b"]:
@@ -19,6 +20,11 @@ def answers(net: nn.Module, x: Images) -> Int[Tensor, " b"]:
 
 def logits_of(net: nn.Module, x: Images, function: str) -> Float[Tensor, "b k"]:
     """What the network answers, which must be one row of logits per image."""
+    if getattr(bare(net, until=Network), "headless", False):
+        advice = "Load weights with a head, or pass num_classes= and train one"
+        raise ValueError(
+            message(function, "the network must have outputs of its own", "an encoder without head", advice)
+        )
     answer = net(x)
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(x) or not answer.is_floating_point():
         got = type(answer).__name__

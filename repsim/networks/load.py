@@ -9,6 +9,7 @@ from torch import nn
 from repsim._common.messages import did_you_mean, message
 from repsim._common.references import users_function
 from repsim.networks.architectures import ARCHITECTURES, closest_architecture, find_architecture
+from repsim.networks.encoders import without_head
 from repsim.networks.fitting import fit_weights
 from repsim.networks.network import Network, Normalize, _mean_std
 from repsim.networks.weight_files import Checkpoint, read_checkpoint
@@ -18,6 +19,7 @@ def load_model(
     architecture: str | Path,
     *,
     checkpoint: str | Path | None = None,
+    part: str | None = None,
     normalize: Normalize = None,
     num_classes: int | None = None,
     name: str | None = None,
@@ -30,7 +32,11 @@ def load_model(
             "small_conv_mnist", "small_conv_cifar", "digits_resnet8", "digits_conv", a torchvision name,
             or "package.module:function" for a function that returns the module. Or just the path of a file that
             repsim wrote: it records its own architecture and normalisation.
-        checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`.
+        checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`. Of encoders,
+            which come without a head, with another one, or with queues, averages and other heads, what fits is loaded
+            and the rest is named in the notes. A network without its own head has no outputs.
+        part: Which of several networks in the file, by the key or the prefix that they stand under: "teacher",
+            "module.encoder_q".
         normalize: "cifar10", "imagenet", (means, stds) per channel, or "none". None is what the weight file carries: a
             normaliser saved with the network, or what a recipe recorded; and none where it carries none.
         num_classes: Width of the head; None is the architecture's own (10, torchvision 1000).
@@ -51,9 +57,9 @@ def load_model(
         torch.Size([1, 10])
     """
     known = str(architecture)
-    weights = read_checkpoint(checkpoint) if checkpoint is not None else None
+    weights = read_checkpoint(checkpoint, part=part) if checkpoint is not None else None
     if weights is None and _looks_like_file(known):
-        weights = read_checkpoint(known)
+        weights = read_checkpoint(known, part=part)
         if "architecture" not in weights.record:
             got = f"{known}, which does not say"
             advice = "Pass load_model(ARCHITECTURE, checkpoint=FILE), on the command line ARCHITECTURE:FILE"
@@ -67,8 +73,10 @@ def load_model(
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every other device too
         net = _build(known, num_classes)
     notes: tuple[str, ...] = ("untrained: random weights",)
+    headless = False
     if weights is not None:
-        fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)))
+        asked = num_classes is not None
+        fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)), own_head=asked)
         notes = weights.notes + fitted.notes
         if fitted.normaliser:
             normalize = _agreed(normalize, fitted.normaliser, weights)
@@ -76,6 +84,8 @@ def load_model(
         elif fitted.behind and normalize is None:
             notes += ("another module stood in front and left no numbers: if it normalised, pass its normalize=",)
         net.load_state_dict(fitted.state)
+        net = without_head(net, fitted.headless)
+        headless = bool(fitted.headless)
     normalize = None if normalize == "none" else normalize
     provenance = {
         "architecture": known,
@@ -83,10 +93,13 @@ def load_model(
         "checkpoint": weights.path.name if weights else None,
         "sha256": weights.sha256 if weights else None,
         "record": dict(weights.record) if weights else {},
+        "part": part,
+        "head": not headless,
         "seed": None if weights else seed,
         "notes": list(notes),
     }
     made = Network(net, name=name or known, normalize=normalize, provenance=provenance)
+    made.headless = headless
     return made.eval()
 
 

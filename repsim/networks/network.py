@@ -28,6 +28,7 @@ class Network(nn.Module):
         provenance: Architecture, weight file and digest, normalisation, notes of the loader.
 
     All are attributes but `normalize`, which becomes the buffers `mean` and `std` of shape (1, channels, 1, 1).
+    `headless` says that the weights came without a head: what the network answers is then no output of its own.
     """
 
     mean: Tensor
@@ -47,6 +48,7 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.normalized = normalize is not None
+        self.headless = False
         self.provenance = dict(provenance or {})
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Any:
