@@ -84,6 +84,10 @@ class Source:
         what = type(data).__name__
         return cls(whole.__getitem__, len(whole), y, digest.hexdigest(), what, facts={"data": what})
 
+    def first(self, count: int) -> Tensor:
+        """The first inputs; repeated where there are fewer."""
+        return self.rows(torch.arange(count) % self.n if self.n < count else slice(0, count))
+
     def batches(self, step: int) -> Iterator[Tensor]:
         """All inputs in order, `step` rows at a time."""
         return (self.rows(slice(i, i + step)) for i in range(0, self.n, step))

@@ -11,7 +11,7 @@ from repsim._common.messages import message
 from repsim.data.image_set import Images
 from repsim.networks.answers import check_eval, frozen
 from repsim.networks.layers import select_layers
-from repsim.networks.network import bare
+from repsim.networks.modules import named_layers
 from repsim.robustness.gradient import check_steps, climb
 from repsim.robustness.threat import Randomness, ThreatModel
 
@@ -113,7 +113,7 @@ class _Tap:
             got, advice = f"{layer!r}, which means {len(names)}", f"Choose one, such as {names[0]!r}"
             raise ValueError(message("feature_attack", "layer must mean one module", got, advice))
         self._net, self._layer = net, names[0]
-        self._module = bare(net).get_submodule(names[0])
+        self._module = named_layers(net)[names[0]]
 
     def __call__(self, x: Images) -> Float[Tensor, "b p"]:
         seen: list[Tensor] = []
