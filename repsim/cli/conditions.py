@@ -16,6 +16,7 @@ from repsim._common.provenance import CautionWarning, versions
 from repsim.cli.tables import file_name, number, print_table
 from repsim.data.image_set import ImageSet
 from repsim.data.stored import read_images, write_images
+from repsim.networks.answers import own_answer
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
 from repsim.robustness import ThreatModel
@@ -168,7 +169,7 @@ def _accuracy(network: Network, data: ImageSet) -> float | None:
         for start in range(0, len(data), _ROWS):
             rows = slice(start, start + _ROWS)
             x, y = data.pixels(rows).to(parameter.device, parameter.dtype), data.labels[rows].to(parameter.device)
-            logits = network(x)
+            logits = None if network.headless else own_answer(network(x))
             if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or int(data.labels.max()) >= logits.shape[1]:
                 return None
             right += int((logits.argmax(1) == y).sum())

@@ -7,10 +7,12 @@ from typing import Any, NoReturn
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
 from repsim.features.activations import Write
+from repsim.features.batches import Call
 from repsim.features.forward import TappedNetwork
 from repsim.features.reductions import Choice, Output, Reductions
 from repsim.features.source import Source
@@ -123,6 +125,7 @@ def live(
     axes: Mapping[str, str] | None = None,
     batch_size: int = 256,
     name: str | None = None,
+    call: Call | None = None,
     progress: bool = True,
 ) -> LiveActivations:
     """A network and samples that stand where `Activations` stand, for features too large to keep.
@@ -138,6 +141,7 @@ def live(
         axes: As for `extract`.
         batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
         name: What results call the network; None takes the network's own name.
+        call: As for `extract`.
         progress: Show a bar when a comparison takes more than two seconds.
 
     Returns:
@@ -154,13 +158,13 @@ def live(
 
     def dry_run(order: torch.memory_format) -> tuple[TappedNetwork, dict[str, torch.dtype]]:
         reductions = Reductions(reduction, "live", flatten=_MemoryOrder())
-        forward, dtypes = TappedNetwork(net, layers, reductions, axes, "live", name), {}
+        forward, dtypes = TappedNetwork(net, layers, reductions, axes, "live", name, call), {}
         forward.look(lambda count: _ordered(source.first(count), order))
         with forward.recording(lambda layer, x: dtypes.update({layer: x.dtype})) as run:
             run(_ordered(few, order))
         return forward, dtypes
 
-    order = torch.channels_last if few.device.type == "cpu" else torch.contiguous_format
+    order = torch.channels_last if tree_leaves(few)[0].device.type == "cpu" else torch.contiguous_format
     try:
         forward, dtypes = dry_run(order)
     except RuntimeError:
@@ -186,9 +190,9 @@ def live(
     )
 
 
-def _ordered(x: Tensor, order: torch.memory_format) -> Tensor:
+def _ordered(batch: Any, order: torch.memory_format) -> Any:
     """Images as they shall lie in memory; anything else as it is."""
-    return x.contiguous(memory_format=order) if x.ndim == 4 else x
+    return tree_map(lambda x: x.contiguous(memory_format=order) if x.ndim == 4 else x, batch)
 
 
 class _MemoryOrder:

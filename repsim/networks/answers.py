@@ -1,7 +1,8 @@
 """Asking a network for its answers."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +26,7 @@ def logits_of(net: nn.Module, x: Images, function: str) -> Float[Tensor, "b k"]:
         raise ValueError(
             message(function, "the network must have outputs of its own", "an encoder without head", advice)
         )
-    answer = net(x)
+    answer = own_answer(net(x))
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(x) or not answer.is_floating_point():
         got = type(answer).__name__
         if isinstance(answer, Tensor):
@@ -34,6 +35,16 @@ def logits_of(net: nn.Module, x: Images, function: str) -> Float[Tensor, "b k"]:
         advice = "Wrap it in a module that returns the logits"
         raise ValueError(message(function, f"the network must answer ({len(x)}, classes)", got, advice))
     return answer
+
+
+def own_answer(answer: Any) -> Any:
+    """A network's own answer in what it returns: the logits of a model output, or the first of several."""
+    if isinstance(answer, Mapping) and "logits" in answer:
+        return answer["logits"]
+    logits = getattr(answer, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    return answer[0] if isinstance(answer, list | tuple) and answer else answer
 
 
 def check_eval(net: nn.Module, function: str) -> None:

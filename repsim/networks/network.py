@@ -51,15 +51,22 @@ class Network(nn.Module):
         self.headless = False
         self.provenance = dict(provenance or {})
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the network answers to images (b, c, h, w), normalised; or to other inputs as they are."""
         if not self.normalized:
-            return self.net(x)
+            return self.net(*inputs, **named)
+        if not inputs:
+            named["pixel_values"] = self._normalise(named["pixel_values"])
+            return self.net(**named)
+        return self.net(self._normalise(inputs[0]), *inputs[1:], **named)
+
+    def _normalise(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         channels = self.mean.shape[1]
         if channels not in (1, x.shape[1]):
             got = f"images of {x.shape[1]} channels, shape {tuple(x.shape)}"
             advice = "Choose other data, or the normalisation that the network was trained with"
             raise ValueError(message("Network", f"normalisation is for {channels} channels", got, advice))
-        return self.net((x - self.mean) / self.std)
+        return (x - self.mean) / self.std
 
 
 def _mean_std(normalize: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

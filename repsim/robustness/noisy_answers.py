@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from repsim._common.messages import message, some
 from repsim._common.progress import progress_bar
 from repsim.data.image_set import ImageSet, check_image_set
-from repsim.networks.answers import CPU_ROWS, device_of
+from repsim.networks.answers import CPU_ROWS, device_of, own_answer
 from repsim.networks.network import name_of
 
 #: Noise is drawn for this many numbers at once (64 MiB), and for this many rows at most. What an image is given
@@ -74,7 +74,7 @@ def noisy_answers(
                     # Drawn in place: new memory for every pass would cost more than the numbers.
                     part = noisy[: n - start].normal_(generator=generator).mul_(sigma).add_(x)
                     for batch in part.split(step):
-                        tally.add(_checked(function, net(batch.to(kind)), len(batch)))
+                        tally.add(_checked(function, own_answer(net(batch.to(kind))), len(batch)))
                 rounds.append(tally.counts(function, sample))
             found.append(rounds)
             bar.update()
