@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from repsim._common.messages import did_you_mean, message
 from repsim.data.folders import read_image_folder
 from repsim.data.image_set import ImageSet, stratified_rows
 from repsim.data.named import NAMED
+from repsim.data.text_set import read_texts
 
 
 def load_data(
@@ -21,12 +23,13 @@ def load_data(
     download: bool = False,
     size: int | None = None,
     progress: bool = True,
-) -> ImageSet:
+) -> Any:
     """Loads a data set by name.
 
     Args:
         name: "digits" (scikit-learn's 8×8 digits, embedded, no download), "cifar10", "cifar100", "mnist",
-            "fashion_mnist", "svhn", or "imagefolder:PATH" for a folder that holds one folder per class.
+            "fashion_mnist", "svhn", or "imagefolder:PATH" for a folder that holds one folder per class, or
+            "text:FILE.csv" for texts with a column "text" and, where there are labels, "label".
         split: "train" or "test" (the default) of a named set; for "digits" also "all". The digits have no
             split of their own: 1,200 train and 597 test images by a fixed permutation. For an image folder,
             the subfolder to read, or None for PATH itself.
@@ -38,7 +41,7 @@ def load_data(
         progress: Show a bar while decoding for more than two seconds.
 
     Returns:
-        The images as uint8, with labels, ids and a digest.
+        An `ImageSet`: the images as uint8, with labels, ids and a digest. Of texts a `TextSet`.
 
     Raises:
         ValueError: An unknown name or split, a limit that leaves a class empty, images of unequal sizes.
@@ -47,6 +50,8 @@ def load_data(
     if seed < 0:
         raise ValueError(message("load_data", "seed must be >= 0", f"{seed}", "Choose another"))
     kind, _, path = name.partition(":")
+    if kind == "text" and path:
+        return read_texts(path, limit=limit, seed=seed)
     if kind == "imagefolder" and path:
         folder = Path(path) / split if split else Path(path)
         choose = functools.partial(stratified_rows, limit=limit, seed=seed)
@@ -55,7 +60,7 @@ def load_data(
         )
         return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), ids, name, classes)
     if kind not in NAMED or path:
-        advice = did_you_mean(name, [*NAMED, "imagefolder:PATH"])
+        advice = did_you_mean(name, [*NAMED, "imagefolder:PATH", "text:FILE.csv"])
         raise ValueError(message("load_data", "name must be a known data set", repr(name), advice))
     if size is not None:
         advice = "Leave size out, or resize the images of an ImageSet yourself"

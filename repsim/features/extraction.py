@@ -1,5 +1,6 @@
 """Hooks: a network and images in, `Activations` out."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
+from repsim._common.provenance import CautionWarning
 from repsim.data.image_set import ImageSet
-from repsim.features.activations import Activations
+from repsim.data.text_set import TextSet
+from repsim.features.activations import Activations, outputs_caution
 from repsim.features.batches import Call, rows_of
 from repsim.features.forward import TappedNetwork
 from repsim.features.reductions import Choice, Reductions
@@ -26,7 +29,7 @@ __all__ = ["CPU_ROWS", "Layers", "extract", "select_layers"]
 
 def extract(
     net: nn.Module,
-    data: ImageSet | Tensor | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Iterable[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "auto",
@@ -85,7 +88,8 @@ def extract(
         MemoryError: Features that would not fit into memory.
 
     Warns:
-        CautionWarning: Layers that are left out as it is not clear which of their axes are features; a network whose
+        CautionWarning: Outputs that do not fit the labels: another number of classes, or fewer right than by chance;
+            layers that are left out as it is not clear which of their axes are features; a network whose
             answer to a sample depends on the rest of its batch.
 
     Cost:
@@ -96,7 +100,7 @@ def extract(
     forward = TappedNetwork(net, layers, reductions, axes, "extract", name, call)
     if attack is not None:
         data = under(net, data, attack, progress=progress)
-    source = Source.of(data, "extract")
+    source = Source.of(data, "extract", getattr(bare(net, until=Network), "tokenizer", None))
     step = forward.step(batch_size)
     forward.look(source.first)
     buffers, answers = _Buffers(source.n), _Answers()
@@ -112,7 +116,10 @@ def extract(
     provenance = {**forward.provenance, **told}
     given = source.labels, source.digest, source.called(forward.name), reductions.name, provenance, source.ids
     outputs = None if getattr(bare(net, until=Network), "headless", False) else answers.together()
-    return Activations(buffers.features, *given, outputs)
+    made = Activations(buffers.features, *given, outputs)
+    if caution := outputs_caution(made, source.classes):
+        warnings.warn(f"extract: {caution}", CautionWarning, stacklevel=2)
+    return made
 
 
 class _Answers:

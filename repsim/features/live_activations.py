@@ -11,12 +11,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
+from repsim.data.text_set import TextSet
 from repsim.features.activations import Write
 from repsim.features.batches import Call
 from repsim.features.forward import TappedNetwork
 from repsim.features.reductions import Choice, Output, Reductions
 from repsim.features.source import Source
 from repsim.networks.layers import Layers
+from repsim.networks.network import Network, bare
 
 #: Rows of the pass that finds out which layers run, how wide they are, and of what type.
 _DRY_ROWS = 2
@@ -118,7 +120,7 @@ class LiveActivations:
 
 def live(
     net: nn.Module,
-    data: ImageSet | Tensor | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Iterable[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "flatten",
@@ -153,7 +155,7 @@ def live(
     Cost:
         None beyond the samples, until it is read.
     """
-    source = Source.of(data, "live")
+    source = Source.of(data, "live", getattr(bare(net, until=Network), "tokenizer", None))
     few = source.rows(slice(0, _DRY_ROWS))
 
     def dry_run(order: torch.memory_format) -> tuple[TappedNetwork, dict[str, torch.dtype]]:

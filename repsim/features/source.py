@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
+from repsim.data.text_set import TextSet
 from repsim.features.batches import read_batches, rows_of
 
 
@@ -28,6 +29,7 @@ class Source:
         ids: n names of the samples, where the data has them.
         condition: What was done to the inputs, as in "blur:3"; empty where nothing was.
         facts: What provenance says of the inputs.
+        classes: How many classes the data has, where it names them.
     """
 
     rows: Callable[[slice | Tensor], Any]
@@ -38,14 +40,25 @@ class Source:
     ids: tuple[str, ...] | None = None
     condition: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    classes: int | None = None
 
     def called(self, network: str) -> str:
         """What results call a network that is shown these inputs."""
         return f"{network} under {self.condition}" if self.condition else network
 
     @classmethod
-    def of(cls, data: ImageSet | Tensor | Iterable[Any], function: str) -> "Source":
-        """Inputs as `extract` takes them; `function` is who asks, for messages.
+    def of(
+        cls,
+        data: ImageSet | TextSet | Tensor | Iterable[Any],
+        function: str,
+        tokenizer: Callable[..., Any] | None = None,
+    ) -> "Source":
+        """Inputs as `extract` takes them.
+
+        Args:
+            data: As for `extract`.
+            function: Who asks, for messages.
+            tokenizer: Makes inputs of texts.
 
         Raises:
             ValueError: A shuffling loader, or no samples.
@@ -57,7 +70,14 @@ class Source:
             if data.condition:
                 facts |= {"condition": {**data.record, "name": data.condition}, "pixels": data.pixel_digest}
             given = data.labels, data.digest, data.name, tuple(data.ids), data.condition, facts
-            return cls(data.pixels, len(data), *given)
+            return cls(data.pixels, len(data), *given, len(data.classes) or None)
+        if isinstance(data, TextSet):
+            if tokenizer is None:
+                advice = "Pass a network of hf:FOLDER with its tokenizer, or [data.encoded(tokenizer)]"
+                raise ValueError(message(function, "texts need a tokenizer", f"none for {data.name}", advice))
+            whole = read_batches([data.encoded(tokenizer)], function).whole
+            given = data.labels, data.digest, data.name, data.ids, "", {"data": data.name}, len(data.classes) or None
+            return cls(lambda rows: tree_map(lambda x: x[rows], whole), len(data), *given)
         sampler = getattr(getattr(data, "batch_sampler", None), "sampler", None) or getattr(data, "sampler", None)
         stream = isinstance(getattr(data, "dataset", None), torch.utils.data.IterableDataset)
         if sampler is not None and not stream and not isinstance(sampler, torch.utils.data.SequentialSampler):

@@ -1,6 +1,6 @@
 """`Network`: a network that holds its own normalisation; and looking through what wraps one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.normalized = normalize is not None
         self.headless = False
+        self.tokenizer: Callable[..., Any] | None = None
         self.provenance = dict(provenance or {})
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
