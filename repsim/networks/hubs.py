@@ -116,7 +116,8 @@ def _hugging_face(name: str) -> Found:
         got, advice = f"none in {folder}", "Save it again with model.save_pretrained(folder)"
         raise ValueError(message("load_model", "hf: takes weights as safetensors", got, advice))
     options = {"local_files_only": True, "trust_remote_code": False}
-    net, loaded = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
+    made: Any = kind
+    net, loaded = made.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
     absent = sorted(loaded["missing_keys"])
     notes = (f"random numbers for {some(absent)}, which the file lacks",) if absent else ()
     looks = _json(folder / "preprocessor_config.json")
