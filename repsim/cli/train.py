@@ -1,13 +1,18 @@
 """`repsim train RECIPE`: trains a network by a recipe and writes its checkpoint."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repsim._common.checks import fraction
-from repsim._common.messages import did_you_mean, message
+from repsim._common.messages import did_you_mean, message, shown
 from repsim.cli.verbs import Verb
+
+if TYPE_CHECKING:
+    from repsim.data.image_set import ImageSet
+    from repsim.recipes import Recipe
 
 _RECIPES = "standard, pgd, trades, fast, free, noise, macer, noisy_pretraining, mixup or cutmix"
 
@@ -26,13 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="train on this many images, classes in proportion")
     parser.add_argument("--test-limit", type=int, help="score on this many test images; PGD-20 costs 20 passes each")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
+    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="cpu", help='where to train, as in "cuda"')
     parser.add_argument("--threads", type=int, metavar="N", help="of a CPU; their number is part of what is trained")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="the checkpoint to write")
     parser.add_argument("--snapshots", type=Path, metavar="DIR", help="keep the network after each epoch here")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted training, if there is one")
+    parser.add_argument("--force", action="store_true", help="replace a finished training by a new one")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -58,10 +64,13 @@ def run(arguments: argparse.Namespace) -> None:
     if state.exists() and not arguments.resume:
         advice = "Pass --resume to go on with it, or delete the file to begin anew"
         raise ValueError(message("train", "an unfinished training must not be lost", str(state), advice))
-    if arguments.resume and not state.exists() and arguments.out.exists():
-        advice = "Leave --resume out to train it anew"
-        got = f"{arguments.out}, which is finished"
-        raise ValueError(message("train", "--resume must find an unfinished training or none", got, advice))
+    if arguments.resume and arguments.force:
+        advice = "Leave one of the two out"
+        raise ValueError(message("train", "--force begins anew and --resume goes on", "both", advice))
+    finished = arguments.out.exists() and not state.exists()
+    if finished and not arguments.resume and not arguments.force:
+        advice = "Pass --force to train it anew, or name another file"
+        raise ValueError(message("train", "a finished training must not be lost", str(arguments.out), advice))
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise ValueError(message("train", "--threads must be at least 1", f"{arguments.threads}", "Leave it out"))
@@ -78,6 +87,10 @@ def run(arguments: argparse.Namespace) -> None:
         )
         for split in ("train", "test")
     )
+    if finished and arguments.resume:
+        _check_finished(arguments, recipe, data)
+        print(f"{arguments.out} is finished; nothing was done")
+        return
     trained = train(
         recipe,
         data,
@@ -107,6 +120,22 @@ def run(arguments: argparse.Namespace) -> None:
             told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
             print(f"smoothed by {level}, {certified['images']} test images, n = {certified['n']:,}: {told}")
     print(f"written to {arguments.out}")
+
+
+def _check_finished(arguments: argparse.Namespace, recipe: "Recipe", data: "ImageSet") -> None:
+    """A finished training that is to be gone on with must be the one that is asked for."""
+    from repsim.networks.weight_files import read_checkpoint
+
+    record = read_checkpoint(arguments.out).record
+    found = {"recipe": record.get("recipe"), "seed": record.get("seed"), **dict(record.get("settings") or {})}
+    found["training images"] = dict(record.get("data") or {}).get("train_digest")
+    settings = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    asked = {"recipe": recipe.name, "seed": arguments.seed, **settings, "training images": data.digest}
+    other = [name for name in {**asked, **found} if asked.get(name) != found.get(name)]
+    if other:
+        got = f"{arguments.out} with {other[0]}={shown(found.get(other[0]))} for {shown(asked.get(other[0]))}"
+        advice = "Name another file, or pass --force instead of --resume to train anew"
+        raise ValueError(message("train", "--resume must find the training that is asked for", got, advice))
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

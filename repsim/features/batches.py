@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from repsim._common.labels import class_labels
 from repsim._common.messages import message, some
 
 #: Runs a network on a batch: (network, batch) -> what it answers.
@@ -71,7 +72,7 @@ def read_batches(batches: Iterable[Any], function: str) -> Inputs:
         raise ValueError(message(function, "there must be samples", "none", "Pass a loader that is not empty"))
     whole = _together(parts, function)
     known = [y for y in labels if y is not None]
-    return Inputs(whole, torch.cat(known).long().cpu() if len(known) == len(parts) else None, tuple(left))
+    return Inputs(whole, class_labels(torch.cat(known), function) if len(known) == len(parts) else None, tuple(left))
 
 
 def rows_of(batch: Any) -> int:

@@ -103,6 +103,7 @@ def extract(
     source = Source.of(data, "extract", getattr(bare(net, until=Network), "tokenizer", None))
     step = forward.step(batch_size)
     forward.look(source.first)
+    _check_room(forward, source)
     buffers, answers = _Buffers(source.n), _Answers()
     bar = progress_bar(source.n, f"extract {forward.name}", "sample", show=progress)
     with forward.recording(buffers.write) as run, bar:
@@ -120,6 +121,22 @@ def extract(
     if caution := outputs_caution(made, source.classes):
         warnings.warn(f"extract: {caution}", CautionWarning, stacklevel=2)
     return made
+
+
+def _check_room(forward: TappedNetwork, source: Source) -> None:
+    """Two rows tell how wide all features are, and whether they would fit, before the first batch is run."""
+    need: dict[str, int] = {}
+
+    def count(layer: str, rows: Float[Tensor, "b p"]) -> None:
+        need[layer] = source.n * rows.shape[1] * rows.element_size()
+
+    with forward.recording(count) as run:
+        run(source.first(2))
+    needed, have = sum(need.values()), available_memory()
+    if have is not None and needed > have:
+        got = f"{needed / 2**30:.1f} GiB for {source.n:,} samples with {have / 2**30:.1f} GiB free"
+        advice = 'Use reduction="mean", fewer layers or fewer samples'
+        raise MemoryError(message("extract", "the features must fit into memory", got, advice))
 
 
 class _Answers:
@@ -146,23 +163,14 @@ class _Buffers:
     def __init__(self, n: int) -> None:
         self.features: dict[str, Tensor] = {}
         self._n, self._start, self._rows = n, 0, 0
-        self._need, self._have = 0, available_memory()
 
     def begin(self, rows: int) -> None:
         self._rows = rows
 
     def write(self, layer: str, rows: Float[Tensor, "b p"]) -> None:
         if self._start == 0:
-            # Buffers take no memory until they are written to, so this batch tells what all of them will need.
-            self._need += self._n * rows.shape[1] * rows.element_size()
-            if self._have is not None and self._need > self._have:
-                return
             self.features[layer] = empty_rows(self._n, rows.shape[1], rows.dtype)
         self.features[layer][self._start : self._start + self._rows].copy_(rows)
 
     def end(self) -> None:
-        if self._have is not None and self._need > self._have:
-            got = f"{self._need / 2**30:.1f} GiB for {self._n:,} samples with {self._have / 2**30:.1f} GiB free"
-            advice = 'Use reduction="mean", fewer layers or fewer samples'
-            raise MemoryError(message("extract", "the features must fit into memory", got, advice))
         self._start += self._rows

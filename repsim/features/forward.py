@@ -126,7 +126,8 @@ class TappedNetwork:
         features)` is called as layers answer.
 
         The network runs in eval mode without gradients, and is left in the modes it had, without hooks, whatever
-        happens. What `write` is given may be overwritten by the network's next operation, so it copies.
+        happens. Another thread that records the same network waits until this one has left. What `write` is given may
+        be overwritten by the network's next operation, so it copies.
         """
         rows, calls, seen = 0, dict[str, int](), dict[str, int]()
         masks: list[Tensor] = []
@@ -165,15 +166,10 @@ class TappedNetwork:
                 self.widths = dict(seen)
             return answer
 
-        handles = []
-        try:
+        with observed(self._net), contextlib.ExitStack() as hooks:
             for layer, module in self._hooked.items():
-                handles.append(module.register_forward_hook(hook(layer)))
-            with observed(self._net):
-                yield run
-        finally:
-            for handle in handles:
-                handle.remove()
+                hooks.callback(module.register_forward_hook(hook(layer)).remove)
+            yield run
 
     def never_ran(self) -> list[str]:
         """The chosen layers that no batch has run.

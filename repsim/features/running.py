@@ -1,6 +1,8 @@
 """Running a network as it is to be looked at: in eval mode, uncompiled, on inputs of the type that its layers take."""
 
 import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,11 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from repsim.networks.network import bare
+
+#: Network -> what a thread holds while it observes it; gone when the network is.
+_LOCKS: "weakref.WeakKeyDictionary[nn.Module, Any]" = weakref.WeakKeyDictionary()
+
+_GUARD = threading.Lock()
+
 
 @contextlib.contextmanager
 def observed(net: nn.Module) -> Iterator[None]:
-    """Inside, the network is in eval mode, makes no gradients and calls its parts' hooks; then it is as before."""
-    with _eval_mode(net), _uncompiled(net), torch.no_grad():
+    """Inside, the network is in eval mode, makes no gradients and calls its parts' hooks; then it is as before.
+
+    Threads take turns at one network: their hooks would write each other's batches.
+    """
+    with _GUARD:
+        lock = _LOCKS.setdefault(bare(net), threading.RLock())
+    with lock, _eval_mode(net), _uncompiled(net), torch.no_grad():
         yield
 
 

@@ -36,7 +36,7 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedWeights:
     """What a file holds for a network.
 
     Attributes:
@@ -56,7 +56,7 @@ class Fitted:
 
 def fit_weights(
     checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State], str], *, own_head: bool = False
-) -> Fitted:
+) -> FittedWeights:
     """Finds the network's parameters in a file, under whatever prefix they stand.
 
     Prefixes such as `module.`, `model.`, `_orig_mod.`, an index, or several of these are removed; a
@@ -125,7 +125,7 @@ def fit_weights(
     counters = {key: prefix + key for key in target if prefix + key in state}
     full = {**target, **{key: state[at] for key, at in {**counters, **place}.items() if key not in head}}
     behind = normaliser is None and any(part.isdigit() and part != "0" for part in prefix.split("."))
-    return Fitted(full, normaliser, behind, headless, tuple(notes))
+    return FittedWeights(full, normaliser, behind, headless, tuple(notes))
 
 
 def _names(state: State, wanted: set[str]) -> tuple[dict[str, str], list[str]]:

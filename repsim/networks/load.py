@@ -7,12 +7,15 @@ import torch
 from torch import nn
 
 from repsim._common.messages import did_you_mean, message
+from repsim._common.random_numbers import Drawn
 from repsim._common.references import users_function
 from repsim.networks.architectures import ARCHITECTURES, closest_architecture, find_architecture
 from repsim.networks.encoders import without_head
 from repsim.networks.fitting import fit_weights
 from repsim.networks.hubs import Found, find_network
 from repsim.networks.network import Network, Normalize, _mean_std, bare
+from repsim.networks.recorded import recorded_architecture, recorded_classes
+from repsim.networks.sound_weights import check_weights
 from repsim.networks.weight_files import Checkpoint, read_checkpoint
 
 
@@ -33,7 +36,9 @@ def load_model(
             "small_conv_mnist", "small_conv_cifar", "digits_resnet8", "digits_conv", a torchvision name,
             or "package.module:function" for a function that returns the module; "timm:NAME", "hf:FOLDER_OR_ID" or
             "onnx:FILE" for networks of these libraries, whose own normalisation is taken; or a module. Or just the
-            path of a file that repsim wrote: it records its own architecture and normalisation.
+            path of a file that repsim wrote: it records its own architecture and normalisation. A file may record only
+            an architecture that repsim knows, no larger than its own weights; module:function is imported where you
+            write it yourself.
         checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`. Of encoders,
             which come without a head, with another one, or with queues, averages and other heads, what fits is loaded
             and the rest is named in the notes. A network without its own head has no outputs.
@@ -50,7 +55,7 @@ def load_model(
 
     Raises:
         ValueError: An unknown architecture, a file that does not fit or holds two different networks, a normaliser in
-            the file that differs from `normalize`.
+            the file that differs from `normalize`, weights that are no finite real numbers.
         FileNotFoundError: No such weight file.
 
     Example:
@@ -68,12 +73,11 @@ def load_model(
             advice = "Pass load_model(ARCHITECTURE, checkpoint=FILE), on the command line ARCHITECTURE:FILE"
             raise ValueError(message("load_model", "the architecture must be known", got, advice))
         name = name or weights.path.stem
-        known = weights.record["architecture"]
-        num_classes = weights.record.get("num_classes") if num_classes is None else num_classes
+        known = recorded_architecture(weights, num_classes)
     if weights is not None and weights.record:
+        num_classes = recorded_classes(weights) if num_classes is None else num_classes
         normalize = _agreed(normalize, weights.record["normalize"], weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every other device too
+    with Drawn(seed):
         found = _given(module) if module is not None else find_network(known, num_classes, filled=weights is not None)
         net = _build(known, num_classes) if found is None else found.net
     notes: tuple[str, ...] = ("untrained: random weights",) if found is None else found.notes
@@ -91,6 +95,7 @@ def load_model(
             notes += (f"normalisation of the file: means {fitted.normaliser[0]}, stds {fitted.normaliser[1]}",)
         elif fitted.behind and normalize is None:
             notes += ("another module stood in front and left no numbers: if it normalised, pass its normalize=",)
+        check_weights(fitted.state, net.state_dict(), weights.path)
         net.load_state_dict(fitted.state)
         net = without_head(net, fitted.headless)
         headless = bool(fitted.headless)
@@ -120,7 +125,11 @@ def _given(module: nn.Module) -> Found:
 
 
 def _looks_like_file(architecture: str) -> bool:
-    return Path(architecture).is_file() or (
+    try:
+        there = Path(architecture).is_file()
+    except (OSError, ValueError):  # too long for a file's name
+        return False
+    return there or (
         Path(architecture).suffix in (".safetensors", ".th", ".pth", ".pt", ".ckpt") and ":" not in architecture
     )
 

@@ -8,6 +8,8 @@ import argparse
 import hashlib
 import json
 import pickle
+import struct
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +23,10 @@ from torch import Tensor, nn
 from repsim._common.files import sha256_of, whole_file
 from repsim._common.messages import message, some
 from repsim.networks.containers import find_weights, unreadable
+from repsim.networks.pickle_scan import endless
+
+#: Held while a file of PyTorch is read.
+_READING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ def read_checkpoint(path: str | Path, *, part: str | None = None) -> Checkpoint:
             else replace(whole, state=find_weights(whole.state, path, notes, part), notes=tuple(notes))
         )
     state = find_weights(_torch_load(path), path, notes, part)
+    _check_stored(state, path)
     return Checkpoint(state, sha256_of(path), path, notes=tuple(notes))
 
 
@@ -146,8 +153,10 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise unreadable(path, f"a damaged safetensors file ({error})", "Download or make it again") from error
     try:
         record = json.loads(metadata.get("repsim", "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise unreadable(path, "a record in its header that is not JSON", "Make the file again") from error
+    if not isinstance(record, dict):
+        raise unreadable(path, f"a record that is a {type(record).__name__}", "Make the file again")
     lacking = sorted({"architecture", "normalize", "weights_sha256"} - set(record)) if record else []
     if lacking:
         raise unreadable(path, f"a record without {some(lacking)}", "Make the file again")
@@ -169,9 +178,13 @@ def _torch_load(path: Path) -> Any:
     paths = [_named(PurePath, module, kind) for module in ("pathlib", "pathlib._local") for kind in kinds]
     arrays: Any = np.empty(0).__reduce__()[0]
     old_arrays = _named(arrays, "numpy.core.multiarray", "_reconstruct")
+    if reason := endless(path):
+        advice = "Load it in the code that wrote it and save model.state_dict()"
+        raise unreadable(path, f"{reason}, which would keep a reader busy without end", advice)
     safe = [argparse.Namespace, scalar, old_scalar, arrays, old_arrays, np.ndarray, np.dtype, *dtypes, *paths]
     try:
-        with torch.serialization.safe_globals(safe), warnings.catch_warnings():
+        # What is safe and which warnings are shown holds for all threads, so one of them reads at a time.
+        with _READING, torch.serialization.safe_globals(safe), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -194,8 +207,20 @@ def _torch_load(path: Path) -> Any:
         IndexError,
         AttributeError,
         TypeError,
+        MemoryError,
+        AssertionError,
+        UserWarning,  # where a program makes errors of warnings
+        struct.error,
     ) as error:
         raise unreadable(path, "a damaged or truncated file", "Download it again") from error
+
+
+def _check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A tensor is no larger than what is stored of it: a view that repeats one number may claim any size."""
+    most = path.stat().st_size
+    for key, value in tensors.items():
+        if value.layout == torch.strided and value.numel() > max(most, 1):
+            raise unreadable(path, f"{value.numel():,} numbers under {key!r} in {most:,} bytes", "Make it again")
 
 
 def _named(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from repsim._common.progress import progress_bar
+from repsim.numerics.centring import CONSTANT, centre
 from repsim.numerics.matmul import matmul_nt
 
 #: Multiplications of all pairs from which float32 features are compared in float32. Values then move by some 1e-7.
@@ -24,19 +25,26 @@ _RESOLVED = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """X = Uᵀ diag(s) V of the centred layer, cut to its numerical rank or to a share of its variance.
+    """X = Uᵀ diag(s) V of a layer, centred or as it came, cut to its numerical rank or to a share of its variance.
 
     Attributes:
         directions: (r, n) orthonormal rows U; float64, or float32 where many large float32 layers are compared.
         singular: (r,) float64 s, for the layer at Frobenius norm 1; largest first.
         coordinates: (r, p) float64 diag(s) V; empty where no measure asks for it.
         constant: The layer had no spread; r is 0.
+        width: Features of the layer.
     """
 
     directions: Float[Tensor, "r n"]
     singular: Float[Tensor, " r"]
     coordinates: Float[Tensor, "r p"]
     constant: bool
+    width: int = 0
+
+    @property
+    def undefined(self) -> str:
+        """What the layer has instead of a number; empty where it has a spread."""
+        return CONSTANT if self.constant else ""
 
     @property
     def rank(self) -> int:
@@ -53,7 +61,7 @@ class Spectrum:
 
 
 def spectra(
-    layers: Sequence[Float[Tensor, "n _p"]], *, variance: float = 1.0, coordinates: bool = False
+    layers: Sequence[Float[Tensor, "n _p"]], *, variance: float = 1.0, coordinates: bool = False, centred: bool = True
 ) -> list[Spectrum]:
     """One decomposition per layer.
 
@@ -61,6 +69,7 @@ def spectra(
         layers: Finite features of the same n rows.
         variance: Keep the fewest leading directions with this share of Σs²; 1 keeps the numerical rank.
         coordinates: Also keep diag(s) V.
+        centred: Take the mean of each feature away first.
 
     Cost:
         n p² + p³ per layer in float64. Memory: n r per layer, and two float64 copies of one layer at a time.
@@ -71,7 +80,7 @@ def spectra(
     found = []
     with progress_bar(len(layers), "decompositions", "layer") as bar:
         for x in layers:
-            found.append(_spectrum(x, variance, coordinates, single))
+            found.append(_spectrum(x, variance, coordinates, single, centred))
             bar.update()
     return found
 
@@ -97,7 +106,7 @@ def direction_products(
             start += row.rank if same else 0
 
 
-def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, single: bool) -> Spectrum:
+def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, single: bool, less_mean: bool) -> Spectrum:
     n, p = x.shape
     stored = storage_noise(x)
     centred = x.to(torch.float64, copy=True)
@@ -106,12 +115,17 @@ def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, singl
     level = torch.linalg.vector_norm(centred)
     centred -= centred[0].clone()
     centred -= centred.mean(0)
-    spread = _largest(centred)
     # What was stored in half precision is held against its own rounding, direction by direction, further down.
     least = max(1e-12, torch.finfo(x.dtype).eps / 2) if stored is None else 0
-    constant = Spectrum(centred.new_zeros(0, n), centred.new_zeros(0), centred.new_zeros(0, 0), True)
+    constant = Spectrum(centred.new_zeros(0, n), centred.new_zeros(0), centred.new_zeros(0, 0), True, p)
     if bool(torch.linalg.vector_norm(centred) <= least * level):
         return constant
+    if not less_mean:
+        if centre(x, torch.float64).constant:
+            return constant
+        centred = x.to(torch.float64, copy=True)
+        centred /= scale
+    spread = _largest(centred)
     centred /= spread
     if p > n:
         _, r = torch.linalg.qr(centred.T, mode="r")
@@ -146,7 +160,7 @@ def _spectrum(x: Float[Tensor, "n p"], variance: float, coordinates: bool, singl
         kept = directions @ centred if right is None else s[:, None] * right[keep]
     # Weights by coordinates depend on each canonical direction by itself, which float32 products would move too far.
     rounded = directions.float() if single and not coordinates else directions
-    return Spectrum(rounded, s / norm, kept, False)
+    return Spectrum(rounded, s / norm, kept, False, p)
 
 
 def above_rounding(s: Float[Tensor, " k"], level: float, dtype: torch.dtype) -> Bool[Tensor, " k"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from repsim._common.messages import did_you_mean, message
-from repsim.plots.protocols import Certified, Matrix, PenaltyCurve
+from repsim.plots.protocols import CertifiedAnswers, Matrix, PenaltyCurve
 from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,
@@ -156,7 +156,7 @@ def lambda_curve(
 
 
 def certified_curve(
-    *certificates: "Certified", labels: Sequence[str] | None = None, ax: "Axes | None" = None
+    *certificates: "CertifiedAnswers", labels: Sequence[str] | None = None, ax: "Axes | None" = None
 ) -> "Axes":
     """Draws the share of images certified to be answered right against the ℓ2 radius.
 

@@ -17,7 +17,7 @@ from repsim.robustness.threat import Randomness, ThreatModel
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureAttacked:
+class FeatureAttackResult:
     """How far a layer's representation was moved.
 
     Attributes:
@@ -46,7 +46,7 @@ def feature_attack(
     step_size: float,
     generator: Randomness,
     restarts: int = 1,
-) -> FeatureAttacked:
+) -> FeatureAttackResult:
     """Moves a layer's representation of each image as far as the ball allows, by projected gradient ascent.
 
     It maximises ‖f(x + δ) − f(x)‖₂ / ‖f(x)‖₂ over δ in the ball, f the layer's outputs laid out in one row. No labels
@@ -101,7 +101,7 @@ def feature_attack(
                 distance = torch.linalg.vector_norm(tap(found) - clean, dim=1, dtype=torch.float64)
             best = torch.where((distance > furthest).view(-1, 1, 1, 1), found, best)
             furthest = torch.maximum(furthest, distance)
-    return FeatureAttacked(best, furthest, norm)
+    return FeatureAttackResult(best, furthest, norm)
 
 
 class _Tap:

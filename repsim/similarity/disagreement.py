@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from repsim._common.messages import message
 from repsim.features.activations import Activations, check_same_samples, common_labels
 from repsim.metrics import Metric, get_metric, metric_name
-from repsim.metrics.transferred.base import SoftmaxHeads, no_number
+from repsim.metrics.base import undefined_cells
+from repsim.metrics.transferred.base import SoftmaxHeads
 from repsim.networks.correspondence import matched_layers, same_architecture
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def disagreements(
         raise ValueError(message("disagreements", "a downstream task is needed", "no labels", "Pass task=labels"))
     second = _counterpart(a, b, layer) if layer_b is None else layer_b
     found = chosen.held_out([a[layer], b[second]], {"task": labels})["task"]
-    if reasons := no_number([found[0].fit], [found[1].fit], chosen.tol):
+    if reasons := undefined_cells([found[0].fit.undefined], [found[1].fit.undefined]):
         got, advice = reasons[0, 0], "Choose another layer or other settings"
         raise ValueError(message("disagreements", "both layers must have probes", got, advice))
     classes = found[0].classes

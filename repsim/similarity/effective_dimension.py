@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repsim._common.progress import progress_bar
 from repsim.features.activations import Activations
-from repsim.numerics.centring import Centred, centre
+from repsim.numerics.centring import CentredLayer, centre
 from repsim.numerics.spectrum import above_rounding, above_storage, storage_noise
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def dimension(a: Activations) -> "pd.DataFrame":
     return pd.DataFrame(table)
 
 
-def _facts(layer: Centred) -> dict[str, float]:
+def _facts(layer: CentredLayer) -> dict[str, float]:
     if layer.constant:
         names = ("participation_ratio", "top_share", "components_99", "largest_row_share")
         return {"rank": 0, **dict.fromkeys(names, math.nan)}
@@ -82,7 +82,7 @@ def _facts(layer: Centred) -> dict[str, float]:
     }
 
 
-def _singular(layer: Centred) -> tuple[Float[Tensor, " k"], Float[Tensor, "k p"]]:
+def _singular(layer: CentredLayer) -> tuple[Float[Tensor, " k"], Float[Tensor, "k p"]]:
     """Singular values, and vectors on the side of the features, by the triangular factor of the longer side.
 
     A Gram matrix would square the condition number.

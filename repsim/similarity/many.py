@@ -16,7 +16,7 @@ from repsim._common.messages import did_you_mean, message
 from repsim._common.progress import progress_bar
 from repsim._common.provenance import versions
 from repsim.features.activations import Activations, check_same_samples, common_labels
-from repsim.metrics import Metric, get_metric, metric_name
+from repsim.metrics import Metric, get_metric, metric_name, own_facts
 from repsim.metrics.base import PairwiseResult, TaskMetric, within_bounds
 from repsim.networks.correspondence import matched_layers, same_architecture
 from repsim.similarity.comparison import announce, provenance_of
@@ -120,6 +120,7 @@ def compare_many(
         reasons=table.reasons,
         cautions=tuple(cautions),
         provenance=provenance,
+        facts=own_facts(chosen),
     )
     announce(result, "compare_many")
     return result

@@ -118,15 +118,37 @@ def test_it_goes_on_where_it_was(
         short(out)
     short(out, "--resume")
     assert not state.exists()
-    text = (
-        f"train: --resume must find an unfinished training or none; got {out}, which is finished. "
-        "Leave --resume out to train it anew."
-    )
-    with pytest.raises(ValueError, match=exactly(text)):
-        short(out, "--resume")
     a, b = (load_model(path).net.state_dict() for path in (out, whole))
     assert all(torch.equal(a[key], b[key]) for key in a)
     capsys.readouterr()
+
+
+def test_a_finished_training_is_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "net.safetensors"
+    short(out)
+    before, stamp = out.read_bytes(), out.stat().st_mtime_ns
+    text = (
+        f"train: a finished training must not be lost; got {out}. Pass --force to train it anew, or name another file."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        short(out, "--seed", 1)
+    capsys.readouterr()
+    short(out, "--resume")
+    assert capsys.readouterr().out == f"{out} is finished; nothing was done\n"
+    text = (
+        f"train: --resume must find the training that is asked for; got {out} with seed=0 for 1. "
+        "Name another file, or pass --force instead of --resume to train anew."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        short(out, "--resume", "--seed", 1)
+    with pytest.raises(
+        ValueError,
+        match=exactly("train: --force begins anew and --resume goes on; got both. Leave one of the two out."),
+    ):
+        short(out, "--resume", "--force")
+    assert (out.read_bytes(), out.stat().st_mtime_ns) == (before, stamp)
+    short(out, "--force", "--seed", 1)
+    assert out.read_bytes() != before
 
 
 def test_it_begins_at_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

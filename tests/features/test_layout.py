@@ -27,11 +27,7 @@ def findings(net: nn.Module, x: Tensor) -> DryRuns:
 
     net.eval()
     tapped = {name: module for name, module in net.named_modules() if name}
-    return dry_runs(run, net, tapped, lambda k: x[torch.arange(k) % len(x)], first_tensor)
-
-
-def first_tensor(output: object) -> Tensor | None:
-    return output if isinstance(output, Tensor) else first_tensor(output[0]) if isinstance(output, tuple) else None
+    return dry_runs(run, net, tapped, lambda k: x[torch.arange(k) % len(x)])
 
 
 def said(finding: Finding) -> str:
@@ -236,12 +232,14 @@ def test_a_second_size_tells_what_operations_do_not() -> None:
 
 
 def test_features_that_change_with_the_size_are_a_contradiction() -> None:
-    def contradicts(s: Any, x: Tensor) -> Tensor:
-        wide = F.linear(x, torch.ones(x.shape[2], x.shape[3]))  # as many "features" as there are columns
-        return s.id(wide.transpose(1, 3).flatten(2).unsqueeze(1))
+    """As many channels as columns: operations call them features, the second size calls them positions."""
 
-    got = findings(Does(contradicts, id=nn.Identity()), IMAGES).calls["id"]
-    assert isinstance(got, Undecided | Layout)
+    def contradicts(s: Any, x: Tensor) -> Tensor:
+        return s.id(F.conv2d(x, torch.ones(x.shape[3], 3, 1, 1)))
+
+    seen = "shape (2, 16, 16, 16) for 2 samples, (2, 48, 48, 48) for larger ones"
+    finding = findings(Does(contradicts, id=nn.Identity()), IMAGES).calls["id"]
+    assert finding == Undecided(f"{seen}, where axis 1 changes with the size and holds features", 0)
 
 
 def test_a_network_of_one_size() -> None:
@@ -284,8 +282,8 @@ def test_what_has_no_row_for_each_sample() -> None:
     norm = nn.utils.parametrizations.spectral_norm
     net = nn.Sequential(norm(nn.Linear(16, 64)), nn.Linear(64, 16), Bias())
     got = found(net, TOKENS)
-    weights = "it has no row for each sample"
-    assert got["2.table"] == got["0.parametrizations.weight"] == weights
+    assert got["2.table"] == "shape (1, 10, 16) for 2 samples, where no axis grows with the batch"
+    assert got["0.parametrizations.weight"] == "shape (64, 16) for 2 samples, where no axis grows with the batch"
     assert (got["0"], got["2"]) == ("ntc", "ntc")
 
 
@@ -298,7 +296,7 @@ def test_attention_weights_have_no_features() -> None:
 
     layers = {"qkv": nn.Linear(16, 96), "raw": nn.Identity(), "talk": nn.Conv2d(4, 4, 1), "drop": nn.Dropout()}
     got = found(Does(attend, **layers, out=nn.Linear(32, 16)), TOKENS)
-    weights = "it is attention weights or scores, which have no features"
+    weights = "shape (2, 4, 10, 10) for 2 samples, attention weights or scores, which have no features"
     assert got == {"qkv": "ntc", "raw": weights, "talk": weights, "drop": weights, "out": "ntc"}
 
 
@@ -308,7 +306,7 @@ def test_weights_that_sum_to_one_over_features_and_are_summed_over_with_data_are
         return s.out((s.drop((q @ k.transpose(1, 2)).softmax(-1)) @ v).transpose(1, 2))
 
     got = found(Does(across, qkv=nn.Linear(16, 24), drop=nn.Dropout(), out=nn.Linear(8, 5)), TOKENS)
-    assert got["drop"] == "it is attention weights or scores, which have no features"
+    assert got["drop"] == "shape (2, 8, 8) for 2 samples, attention weights or scores, which have no features"
     assert (got["qkv"], got["out"]) == ("ntc", "ntc")
 
 
@@ -320,12 +318,17 @@ def test_a_softmax_over_classes_keeps_its_rows() -> None:
 @pytest.mark.parametrize(
     ("does", "why"),
     [
-        (lambda s, x: s.id(x.mean((1, 2, 3))), "it is one number for each sample"),
-        (lambda s, x: s.id(x.flatten(1) @ x.flatten(1).T), "two of its axes grow with the batch"),
-        (lambda s, x: s.id(x.mean(1)), "it has positions and no features"),
-        (lambda s, x: s.id(x.mean(0)), "it has no row for each sample"),
-        (lambda s, x: s.id(x.flatten()[: len(x) ** 2 * 3]), "it has no row for each sample"),
-        (lambda s, x: s.id(x[..., 0] if len(x) % 2 else x), "its number of axes depends on the batch"),
+        (lambda s, x: s.id(x.mean((1, 2, 3))), "shape (2) for 2 samples, one number for each"),
+        (
+            lambda s, x: s.id(x.flatten(1) @ x.flatten(1).T),
+            "shape (2, 2) for 2 samples, where 2 axes grow with the batch",
+        ),
+        (lambda s, x: s.id(x.mean(1)), "shape (2, 16, 16) for 2 samples, positions and no features"),
+        (lambda s, x: s.id(x.mean(0)), "shape (3, 16, 16) for 2 samples, where no axis grows with the batch"),
+        (lambda s, x: s.id(x.flatten()[: len(x) ** 2]), "shape (4) for 2 samples, where no axis grows with the batch"),
+        (lambda s, x: s.id(x[..., 0] if len(x) % 2 else x), "shape (2, 3, 16, 16) for 2 samples and (3, 3, 16) for 3"),
+        (lambda s, x: s.id(x > 0), "torch.bool"),
+        (lambda s, x: s.id([None, "text"]), "list"),
     ],
 )
 def test_reasons_to_leave_a_layer_out(does, why: str) -> None:
@@ -338,7 +341,7 @@ def test_what_is_not_clear_is_not_guessed() -> None:
     net = Does(lambda s, x: s.mix(x.transpose(1, 2)), mix=nn.Linear(10, 4))
     finding = findings(net, torch.rand(4, 10, 6)).calls["mix"]
     seen = "shape (2, 6, 4) for 2 samples, where axis 1 may be features or positions"
-    assert finding == Undecided(seen)
+    assert finding == Undecided(seen, 0)
 
 
 def test_branches_that_are_stacked_are_not_guessed() -> None:

@@ -19,10 +19,10 @@ def randn(seed: int, *shape: int) -> torch.Tensor:
 
 def both(x: torch.Tensor, y: torch.Tensor, metric: str, dtype: torch.dtype) -> float:
     """The measure of two layers as they are stored in `dtype`, told that they are of float64 or not."""
-    sides = (Activations.from_arrays({"l": v.to(dtype)}) for v in (x, y))
+    a, b = (Activations.from_arrays({"l": v.to(dtype)}) for v in (x, y))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CautionWarning)
-        return float(repsim.compare(*sides, metric).values[0, 0])
+        return float(repsim.compare(a, b, metric).values[0, 0])
 
 
 MEASURES = ["mean_cca", "r2_cca", "svcca", "pwcca", "procrustes", "linear_regression", "gulp", "td_white"]

@@ -200,7 +200,7 @@ def test_layers_without_heads_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=exactly(text)):
         disagreements(a, flat, "conv")
-    with pytest.raises(ValueError, match="a probe of the row layer did not converge"):
+    with pytest.raises(ValueError, match="the row layer has a probe that did not converge"):
         disagreements(a, a, "conv", metric=TD(max_iter=1))
 
 

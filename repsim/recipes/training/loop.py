@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim._common.provenance import versions
+from repsim._common.random_numbers import seeded
 from repsim.data.image_set import ImageSet, check_image_set
 from repsim.networks.load import load_model
 from repsim.networks.network import Network
@@ -28,7 +29,7 @@ from repsim.recipes.training.state import read_state, write_state
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedNetwork:
     """A trained network and its record (architecture, settings, seed, data, scores, cost, versions)."""
 
     network: Network
@@ -53,7 +54,7 @@ def train(
     device: str = "cpu",
     progress: bool = True,
     after_epoch: Callable[[int], None] | None = None,
-) -> Trained:
+) -> TrainedNetwork:
     """Trains a network; the same seed on the same machine gives the same weights, interrupted or not.
 
     On a GPU that holds to rounding: some of PyTorch's kernels add in an order of their own.
@@ -147,7 +148,7 @@ def train(
     with torch.no_grad():
         if not bool(torch.isfinite(network(test.pixels(slice(0, 64)).to(device))).all()):
             raise RuntimeError(f"train: {name} must give finite answers; got NaN or infinity. Lower the learning rate.")
-    scores = scores_of(network, recipe, test, device=device)
+    scores = scores_of(network, recipe, test)
     network.to("cpu").to(memory_format=torch.contiguous_format)
     record = {
         "architecture": recipe.architecture,
@@ -175,7 +176,7 @@ def train(
         "versions": versions(),
     }
     network.provenance.update(record=record, notes=[f"trained here by recipe {recipe.name}, seed {seed}"])
-    return Trained(network, record)
+    return TrainedNetwork(network, record)
 
 
 def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Generator, augment: Step, bar: Any) -> None:
@@ -204,8 +205,8 @@ def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Gene
 @contextmanager
 def _own_random_numbers(seed: int, epoch: int, device: str) -> Iterator[None]:
     """PyTorch's own random numbers, which dropout draws, decided by the seed and the epoch; the program's are left."""
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1)[0]))
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with seeded(int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1)[0]), devices):
         yield
 
 

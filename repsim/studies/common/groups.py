@@ -18,7 +18,7 @@ from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
 
 #: Group -> its networks, which differ in seed alone.
-Groups = Mapping[str, Sequence[Network]]
+Networks = Mapping[str, Sequence[Network]]
 
 #: What every protocol says of the pairs that are taken between groups.
 SEEDS = (
@@ -28,7 +28,7 @@ SEEDS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Grouped:
+class GroupFeatures:
     """Features of groups of networks on the same images.
 
     Attributes:
@@ -64,7 +64,7 @@ class Grouped:
                 known[digest] = name
 
     @classmethod
-    def of(cls, groups: Groups, data: ImageSet, *, layers: Layers, reduction: str, function: str) -> "Grouped":
+    def of(cls, groups: Networks, data: ImageSet, *, layers: Layers, reduction: str, function: str) -> "GroupFeatures":
         """Runs every network of all groups over the images, once."""
         check_image_set(function, data)
         every = [network for networks in groups.values() for network in networks]
@@ -172,10 +172,10 @@ def _begun(provenance: Mapping[str, Any], seed: int | None) -> tuple[str, Any] |
 
 
 #: Group -> its networks, which differ in seed alone.
-Groups = Mapping[str, Sequence[Network]]
+Networks = Mapping[str, Sequence[Network]]
 
 
-def check_groups(groups: Groups, function: str) -> None:
+def check_groups(groups: Networks, function: str) -> None:
     """Every group holds networks of one architecture, and every network has a name and weights of its own.
 
     Args:
