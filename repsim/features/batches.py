@@ -173,10 +173,10 @@ def _collated(
     labels = next((torch.stack(kinds[key]) for key in _LABELS if key in kinds and kinds[key][0].ndim == 0), None)
     inputs = {str(key): values for key, values in kinds.items() if key not in _LABELS}
     ragged = {key for key, values in inputs.items() if len({v.shape for v in values}) > 1}
-    if ragged and "attention_mask" not in inputs:
-        one = "input_ids" if "input_ids" in ragged else next(iter(ragged))
+    if (ragged or "input_ids" in inputs) and "attention_mask" not in inputs:
+        one = "input_ids" if "input_ids" in inputs else next(iter(ragged))
         inputs["attention_mask"] = [torch.ones(len(v), dtype=torch.long) for v in inputs[one]]
-        ragged.add("attention_mask")
+        ragged |= {"attention_mask"} if ragged else set()
     longest = max((len(v) for key in ragged for v in inputs[key]), default=0)
     whole = {
         key: torch.stack([_padded(v[None], longest, left=False)[0] if key in ragged else v for v in values])

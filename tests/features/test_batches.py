@@ -123,6 +123,8 @@ def test_a_data_set_of_dicts_is_padded_here() -> None:
     assert found.labels is not None
     assert found.labels.tolist() == [k % 3 for k in range(len(LENGTHS))]
     assert found.provenance["inputs_left_out"] == ["text"]
+    (twice,) = repsim.extract(net(), [rows[1], rows[1]], layers="tail", progress=False).features.values()
+    torch.testing.assert_close(twice[0], found["tail"][1], atol=1e-5, rtol=1e-4)
     other = [{**row, "input_ids": row["input_ids"][::-1]} for row in rows]
     assert repsim.extract(net(), other, layers="tail", progress=False).digest != found.digest
 
