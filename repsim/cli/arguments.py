@@ -13,7 +13,10 @@ from repsim.networks.network import Network
 
 TaskGroups = dict[str, list[int]]
 
-NETWORK = "ARCHITECTURE:WEIGHTS, as in resnet20:weights.th, or a file that repsim wrote"
+NETWORK = (
+    "ARCHITECTURE:WEIGHTS, as in resnet20:weights.th, a file that repsim wrote, timm:NAME, hf:FOLDER or onnx:FILE; "
+    "with a name of its own, NAME=resnet20:weights.th"
+)
 
 NORMALIZE = "cifar10, imagenet, none, or means/stds as in .5,.5,.5/.2,.2,.2; default: what the weight file carries"
 
@@ -36,7 +39,7 @@ def add_images(parser: argparse.ArgumentParser, *, seed: str) -> None:
 
 def asked_images(arguments: argparse.Namespace) -> ImageSet:
     """The images that the options of `add_images` mean."""
-    return load_data(
+    data = load_data(
         arguments.data,
         split=arguments.split,
         limit=arguments.limit,
@@ -45,6 +48,10 @@ def asked_images(arguments: argparse.Namespace) -> ImageSet:
         root=arguments.root,
         download=arguments.download,
     )
+    if not isinstance(data, ImageSet):
+        got, advice = arguments.data, "Use repsim.extract for texts"
+        raise ValueError(message("repsim", "the verbs take images", got, advice))
+    return data
 
 
 def named_network(spec: str, normalize: str | None) -> Network:
@@ -54,16 +61,25 @@ def named_network(spec: str, normalize: str | None) -> Network:
         spec: What the user wrote.
         normalize: A name, "none", or means/stds as in .5,.5,.5/.2,.2,.2.
     """
+    given, spec = _named(spec)
     architecture, weights = _split(spec)
-    name = Path(weights or architecture).stem if weights or Path(architecture).is_file() else architecture
+    name = given or Path(weights or architecture).stem if weights or Path(architecture).is_file() else architecture
     return load_model(architecture, checkpoint=weights, normalize=_normalization(normalize), name=name)
+
+
+def _named(spec: str) -> tuple[str, str]:
+    """The name before the first equals sign, and the network behind it; a file may have such a sign itself."""
+    name, sign, network = spec.partition("=")
+    if not sign or not name or not network or Path(spec).exists() or any(c in name for c in ":/\\"):
+        return "", spec
+    return name, network
 
 
 def _split(spec: str) -> tuple[str, str | None]:
     """ARCHITECTURE:WEIGHTS at the colon behind which a file stands; an architecture may hold a colon itself."""
-    if Path(spec).is_file():
+    if Path(spec).is_file() or spec.startswith(("hf:", "onnx:")):
         return spec, None
-    places = [i for i, letter in enumerate(spec) if letter == ":"]
+    places = [i for i, letter in enumerate(spec) if letter == ":"][1 if spec.startswith("timm:") else 0 :]
     for i in places:
         if Path(spec[i + 1 :]).is_file():
             return spec[:i], spec[i + 1 :]

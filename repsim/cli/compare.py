@@ -20,7 +20,7 @@ from repsim.cli.tables import file_name, number, print_table
 from repsim.cli.verbs import Verb
 from repsim.data.image_set import ImageSet
 from repsim.data.tasks import coarser
-from repsim.features.activations import Activations
+from repsim.features.activations import Activations, normalisation_of
 from repsim.features.extraction import extract
 from repsim.features.live_activations import LiveActivations, live
 from repsim.metrics import CKA, RSA, Confounder, Metric, TaskMetric, get_metric, metric_name
@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normalize-a", help="of A alone")
     parser.add_argument("--normalize-b", help="of B alone")
     parser.add_argument("--layers", nargs="+", metavar="GLOB", help="names or globs; default: leaf modules and blocks")
-    parser.add_argument("--reduction", help="mean (default), max, pool:K, flatten (--live's), cls, mean_tokens")
+    parser.add_argument(
+        "--reduction", help="auto (default), mean, max, pool:K, flatten (--live's), cls, last, mean_tokens"
+    )
+    for side in "ab":
+        parser.add_argument(f"--layers-{side}", nargs="+", metavar="GLOB", help=f"of {side.upper()} alone")
+        parser.add_argument(f"--reduction-{side}", help=f"of {side.upper()} alone")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", help='where to compute, as in "cuda"')
     parser.add_argument("--bootstrap", type=int, metavar="N", help="add an interval to every value, from N resamples")
@@ -68,8 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
     metrics = [get_metric(m) for m in arguments.metric or (["cka_minibatch"] if arguments.live else ["cka", "td"])]
     groups = read_tasks(arguments.tasks) if arguments.tasks else {}
     networks = _networks(arguments)
-    for network in networks:
-        select_layers(network, arguments.layers)  # a wrong name is told of before an attack, not after
+    for network, side in zip(networks, "ab", strict=True):
+        select_layers(network, _of(arguments, "layers", side))  # a wrong name is told of before an attack, not after
     data = asked_images(arguments)
     tasks = {name: _task(name, of, data, arguments.tasks) for name, of in groups.items()}
     metrics = [_with_inputs(metric, data) for metric in metrics]
@@ -87,8 +92,10 @@ def run(arguments: argparse.Namespace) -> None:
     facts = {"results": results, "data": {"name": data.name, "n": len(data), "digest": data.digest}}
     facts |= {"networks": {n.name: n.provenance for n in networks}, "versions": versions(), "tasks": groups}
     facts["conditions"] = shown.facts
+    facts["sides"] = [_seen(side) for side in sides]
     write_text(arguments.out / "summary.json", json.dumps(facts, indent=1))
     print_conditions(shown.facts)
+    _print_sides(facts["sides"])
     _print_results(results)
     print(f"written to {arguments.out}: {', '.join(r['file'] + '.{npz,csv,png}' for r in results)}, summary.json")
 
@@ -145,16 +152,23 @@ def _task(name: str, groups: TaskGroups, data: ImageSet, path: Path) -> Tensor:
 def _sides(arguments: argparse.Namespace, networks: tuple[Network, Network], shown: tuple[ImageSet, ImageSet]) -> Sides:
     """The networks over the images they are shown; the same object twice for a network with itself."""
     make = live if arguments.live else extract
-    reduction = arguments.reduction or ("flatten" if arguments.live else "mean")
-    alone = networks[0] is networks[1] and shown[0] is shown[1]
+    default = "flatten" if arguments.live else "auto"
+    chosen = [(_of(arguments, "layers", side), _of(arguments, "reduction", side) or default) for side in "ab"]
+    alone = networks[0] is networks[1] and shown[0] is shown[1] and chosen[0] == chosen[1]
     sides = []
-    for network, data in list(zip(networks, shown, strict=True))[: 1 if alone else 2]:
-        side = make(network, data, layers=arguments.layers, reduction=reduction, batch_size=arguments.batch_size)
+    for network, data, (layers, reduction) in list(zip(networks, shown, chosen, strict=True))[: 1 if alone else 2]:
+        side = make(network, data, layers=layers, reduction=reduction, batch_size=arguments.batch_size)
         if isinstance(side, Activations) and arguments.device:
             side = replace(side, features={layer: side[layer].to(arguments.device) for layer in side})
         sides.append(side)
     print("\n".join(map(repr, [shown[0].origin or shown[0], *sides])))
     return sides[0], sides[-1]
+
+
+def _of(arguments: argparse.Namespace, option: str, side: str) -> Any:
+    """An option of one side, or else of both."""
+    own = getattr(arguments, f"{option}_{side}")
+    return getattr(arguments, option) if own is None else own
 
 
 def _asked(
@@ -203,6 +217,18 @@ def _summary(matrix: SimilarityMatrix, name: str, ignored: list[str]) -> dict[st
         "tasks": {task: {"matched_mean": _matched_mean(part)} for task, part in matrix.tasks.items()},
         "tasks_ignored": ignored,
     }
+
+
+def _seen(side: Activations | LiveActivations) -> dict[str, Any]:
+    """What a network sees and how often its own head is right."""
+    accuracy = side.accuracy if isinstance(side, Activations) else None
+    return {"network": side.name, "accuracy": accuracy, "input": normalisation_of(side.provenance)}
+
+
+def _print_sides(sides: list[dict[str, Any]]) -> None:
+    rows = [[side["network"], number(side["accuracy"]), side["input"]] for side in sides]
+    print_table(["network", "its own head right", "input"], list(dict.fromkeys(map(tuple, rows))))
+    print()
 
 
 def _matched_mean(matrix: SimilarityMatrix) -> float | None:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from repsim.data.decoding import decode
 from repsim.data.folders import list_folder
 from repsim.data.image_set import ImageSet, stratified_rows
 from repsim.data.named import NAMED
+from repsim.data.text_set import read_texts
 
 
 def load_data(
@@ -29,13 +31,14 @@ def load_data(
     classes: Sequence[str] | str | Path | None = None,
     pixel_range: tuple[float, float] | None = None,
     progress: bool = True,
-) -> ImageSet:
+) -> Any:
     """Loads a data set by name.
 
     Args:
         name: "digits" (scikit-learn's 8×8 digits, embedded, no download), "cifar10", "cifar100", "mnist",
-            "fashion_mnist", "svhn", "imagefolder:PATH" for a folder that holds one folder per class, or
-            "package.module:function" for a function of your own, split -> ImageSet, which is imported.
+            "fashion_mnist", "svhn", "imagefolder:PATH" for a folder that holds one folder per class, "text:FILE.csv" for
+            texts with a column "text" and, where there are labels, "label", or "package.module:function" for a function
+            of your own, split -> ImageSet, which is imported.
         split: "train" or "test" (the default) of a named set; for "digits" also "all". The digits have no
             split of their own: 1,200 train and 597 test images by a fixed permutation. For an image folder,
             the subfolder to read, or None for PATH itself.
@@ -53,7 +56,7 @@ def load_data(
         progress: Show a bar while decoding for more than two seconds.
 
     Returns:
-        The images as uint8, with labels, ids and a digest.
+        An `ImageSet`: the images as uint8, with labels, ids and a digest. Of texts a `TextSet`.
 
     Raises:
         ValueError: An unknown name or split, a limit that leaves a class empty, images of unequal sizes, a class folder
@@ -65,12 +68,14 @@ def load_data(
     if seed < 0:
         raise ValueError(message("load_data", "seed must be >= 0", f"{seed}", "Choose another"))
     kind, _, path = name.partition(":")
+    if kind == "text" and path:
+        return read_texts(path, limit=limit, seed=seed)
     if kind == "imagefolder" and path:
         folder = Path(path) / split if split else Path(path)
         return _image_folder(folder, name, limit, seed, root, size, classes, pixel_range, progress)
     own = bool(path) and kind not in NAMED
     if not own and (kind not in NAMED or path):
-        advice = did_you_mean(name, [*NAMED, "imagefolder:PATH"])
+        advice = did_you_mean(name, [*NAMED, "imagefolder:PATH", "text:FILE.csv"])
         raise ValueError(message("load_data", "name must be a known data set", repr(name), advice))
     for option, given in {"size": size, "classes": classes, "pixel_range": pixel_range}.items():
         if given is not None:

@@ -1,6 +1,7 @@
 """`Activations`: what layers answered to a fixed list of samples, wherever the numbers came from."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -102,10 +103,17 @@ class Activations:
 
     @property
     def accuracy(self) -> float | None:
-        """The share of labelled samples that the network's own head answers right; None where it is not known."""
-        if self.outputs is None or self.labels is None or not bool((known := self.labels != ABSENT).any()):
+        """The share of labelled samples that the network's own head answers right.
+
+        None where it has no outputs, the samples no labels, or a label is none of its outputs.
+        """
+        if self.outputs is None or self.labels is None:
             return None
-        return float((self.outputs.argmax(1).cpu() == self.labels.cpu())[known.cpu()].double().mean())
+        known = (self.labels != ABSENT).cpu()
+        labels = self.labels.cpu()[known]
+        if not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= self.outputs.shape[1]:
+            return None
+        return float((self.outputs.argmax(1).cpu()[known] == labels).double().mean())
 
     @property
     def progress(self) -> bool:
@@ -138,7 +146,10 @@ class Activations:
     def __repr__(self) -> str:
         widths = sorted({x.shape[1] for x in self.features.values()})
         span = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
-        return f"Activations({self.name!r}, {len(self)} layers × {self.n:,} samples, width {span}, {self.reduction})"
+        size = f"{len(self)} layers × {self.n:,} samples, width {span}, {self.reduction}"
+        own = "" if self.accuracy is None else f", own head {self.accuracy:.3f} right"
+        seen = f", {normalisation_of(self.provenance)}" if "normalize" in self.provenance else ""
+        return f"Activations({self.name!r}, {size}{own}{seen})"
 
     @classmethod
     def from_arrays(
@@ -216,7 +227,17 @@ class Side(Protocol):
 
 def provenance_of(side: Side) -> dict[str, Any]:
     """What results say of a side: where its numbers came from, and of which samples."""
-    return {**side.provenance, "samples": side.digest, "n": side.n, "reduction": side.reduction}
+    known = {**side.provenance, "samples": side.digest, "n": side.n, "reduction": side.reduction}
+    return known | ({"accuracy": side.accuracy} if isinstance(side, Activations) else {})
+
+
+def normalisation_of(provenance: Mapping[str, Any]) -> str:
+    """How a network's inputs are normalised, in words."""
+    given = provenance.get("normalize")
+    if given is None:
+        return "no normalisation"
+    means, stds = (" ".join(f"{value:.3g}" for value in part) for part in given)
+    return f"normalised by means {means}, stds {stds}"
 
 
 def common_labels(a: Activations, b: Activations, function: str) -> Tensor | None:
@@ -237,3 +258,38 @@ def check_same_samples(a: Side, b: Side, function: str) -> None:
         got = f"digests {a.digest[:12]} for {a.name!r} and {b.digest[:12]} for {b.name!r}"
         advice = "Other samples, or another order: extract both sides on one ImageSet"
         raise ValueError(message(function, "both sides must hold the same samples in the same order", got, advice))
+
+
+def is_untrained(side: Side) -> bool:
+    """Whether a network is known to have the random weights of a seed."""
+    return side.provenance.get("checkpoint") is None and side.provenance.get("seed") is not None
+
+
+def outputs_caution(side: Activations, classes: int | None) -> str:
+    """What a careful reader should know of a trained network's outputs and the labels; empty where they fit.
+
+    Args:
+        side: The network's features, outputs and labels.
+        classes: How many classes the data has; None where only the labels tell.
+    """
+    if side.outputs is None or side.labels is None or side.provenance.get("condition") or is_untrained(side):
+        return ""
+    outputs, beyond = side.outputs.shape[1], int(side.labels.max()) + 1
+    if beyond > outputs or (classes is not None and classes != outputs):
+        count = max(beyond, classes or 0)
+        return (
+            f"{side.name} has {outputs} outputs and the labels {count} classes, so its answers say nothing of these "
+            "labels; give data whose classes are the network's, in its order"
+        )
+    labels = side.labels[side.labels != ABSENT]
+    known, chance = len(labels), 1 / max(len(labels.unique()), 1)
+    right = side.accuracy
+    if right is None or chance == 1:
+        return ""
+    if chance - right > 3 * math.sqrt(chance * (1 - chance) / known):
+        return (
+            f"{side.name} answers {right:.2f} of the samples right, fewer than by chance, {chance:.2f}: do its classes "
+            f"stand in the labels' order, and is its input normalised as in training "
+            f"(here: {normalisation_of(side.provenance)})?"
+        )
+    return ""

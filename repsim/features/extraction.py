@@ -1,5 +1,6 @@
 """Hooks: a network and images in, `Activations` out."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,13 +10,17 @@ from torch import Tensor, nn
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
+from repsim._common.provenance import CautionWarning
 from repsim.data.image_set import ImageSet
-from repsim.features.activations import Activations
+from repsim.data.text_set import TextSet
+from repsim.features.activations import Activations, outputs_caution
+from repsim.features.batches import Call, rows_of
 from repsim.features.forward import TappedNetwork
 from repsim.features.reductions import Choice, Reductions
 from repsim.features.source import Source
-from repsim.networks.answers import CPU_ROWS
+from repsim.networks.answers import CPU_ROWS, own_answer
 from repsim.networks.layers import Layers, select_layers
+from repsim.networks.network import Network, bare
 from repsim.numerics.memory import available_memory, empty_rows
 from repsim.robustness.adversarial_sets import Condition, under
 
@@ -24,7 +29,7 @@ __all__ = ["CPU_ROWS", "Layers", "extract", "select_layers"]
 
 def extract(
     net: nn.Module,
-    data: ImageSet | Tensor | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Iterable[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "auto",
@@ -32,6 +37,7 @@ def extract(
     batch_size: int = 256,
     name: str | None = None,
     attack: Condition | None = None,
+    call: Call | None = None,
     progress: bool = True,
 ) -> Activations:
     """Runs a network over samples and keeps what its layers answer.
@@ -43,8 +49,9 @@ def extract(
     Args:
         net: A `Network` of `load_model` (takes pixels in [0, 1]) or any module; wrappers such as
             DataParallel are looked through, so layer names are the bare network's.
-        data: An `ImageSet`, a tensor, or batches (x or (x, y)) that come in the same order each time, such as
-            a DataLoader that does not shuffle.
+        data: An `ImageSet`, a `TextSet`, a tensor, or batches that come in the same order each time, such as a
+            DataLoader that does not shuffle: x, (x, y), several inputs ((x1, x2), y), or dicts as tokenizers make them,
+            with their labels under a name. Padding, as an attention_mask tells it, enters no mean.
         layers: None for every leaf module and every block; "blocks" for the short list, one per block; a name or glob
             ("layer*.*"; `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function
             (name, module) -> bool. Modules that compiling, parametrising and quantising put in are no layers.
@@ -63,6 +70,8 @@ def extract(
             steps, or a function (network, ImageSet) -> ImageSet, such as
             `functools.partial(adversarial, threat="l2:0.5", steps=50)`. The samples stay the same, so the result can
             be compared with features of the clean images.
+        call: Runs the network on a batch, (network, batch) -> output, where that is not network(x), network(*x) or
+            network(**x): `lambda net, batch: net.get_image_features(batch)`.
         progress: Show a bar when it takes more than two seconds.
 
     Returns:
@@ -79,7 +88,8 @@ def extract(
         MemoryError: Features that would not fit into memory.
 
     Warns:
-        CautionWarning: Layers that are left out as it is not clear which of their axes are features; a network whose
+        CautionWarning: Outputs that do not fit the labels: another number of classes, or fewer right than by chance;
+            layers that are left out as it is not clear which of their axes are features; a network whose
             answer to a sample depends on the rest of its batch.
 
     Cost:
@@ -87,10 +97,10 @@ def extract(
         out the axes, and the attack, where there is one.
     """
     reductions = Reductions(reduction)
-    forward = TappedNetwork(net, layers, reductions, axes, "extract", name)
+    forward = TappedNetwork(net, layers, reductions, axes, "extract", name, call)
     if attack is not None:
         data = under(net, data, attack, progress=progress)
-    source = Source.of(data, "extract")
+    source = Source.of(data, "extract", getattr(bare(net, until=Network), "tokenizer", None))
     step = forward.step(batch_size)
     forward.look(source.first)
     _check_room(forward, source)
@@ -98,14 +108,19 @@ def extract(
     bar = progress_bar(source.n, f"extract {forward.name}", "sample", show=progress)
     with forward.recording(buffers.write) as run, bar:
         for x in source.batches(step):
-            buffers.begin(len(x))
-            answers.add(run(x), len(x))
+            count = rows_of(x)
+            buffers.begin(count)
+            answers.add(run(x), count)
             buffers.end()
-            bar.update(len(x))
+            bar.update(count)
     told = {**source.facts, **forward.facts, "layers_that_never_ran": forward.never_ran()}
     provenance = {**forward.provenance, **told}
     given = source.labels, source.digest, source.called(forward.name), reductions.name, provenance, source.ids
-    return Activations(buffers.features, *given, answers.together())
+    outputs = None if getattr(bare(net, until=Network), "headless", False) else answers.together()
+    made = Activations(buffers.features, *given, outputs)
+    if caution := outputs_caution(made, source.classes):
+        warnings.warn(f"extract: {caution}", CautionWarning, stacklevel=2)
+    return made
 
 
 def _check_room(forward: TappedNetwork, source: Source) -> None:
@@ -131,6 +146,7 @@ class _Answers:
         self._parts: list[Tensor] | None = []
 
     def add(self, answer: Any, rows: int) -> None:
+        answer = own_answer(answer)
         plain = isinstance(answer, Tensor) and answer.is_floating_point() and answer.ndim == 2 and len(answer) == rows
         if self._parts is not None and plain and all(p.shape[1] == answer.shape[1] for p in self._parts[:1]):
             self._parts.append(answer.detach().cpu().clone())

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from repsim._common.messages import did_you_mean, message, some
 from repsim._common.provenance import CautionWarning
+from repsim.features.batches import Call, call_network, masks_of, rows_of
 from repsim.features.dry_runs import DryRuns, dry_runs
 from repsim.features.evidence import FEW, Finding, LeftOut, Undecided
 from repsim.features.layout import Layout
+from repsim.features.masks import mask_for
 from repsim.features.reductions import Output, Reduction, Reductions, means
 from repsim.features.running import first_tensor, input_type, moved, observed, tensors_in
 from repsim.networks.answers import CPU_ROWS
@@ -34,6 +36,7 @@ class TappedNetwork:
         axes: As for `extract`.
         function: Who asks, for messages.
         name: What results call the network; None takes the network's own name.
+        call: Runs the network on a batch; None passes named inputs by name and several in their order.
 
     Attributes:
         widths: Layer -> features per row, in order of execution, once a batch has run. A module that runs twice
@@ -49,7 +52,9 @@ class TappedNetwork:
         axes: Mapping[str, str] | None,
         function: str,
         name: str | None,
+        call: Call | None = None,
     ) -> None:
+        self._call = call or call_network
         self._net, self._function, self._reductions = net, function, reductions
         chosen, self._optional = select_layers(net, layers, function)
         modules = named_layers(net)
@@ -91,7 +96,7 @@ class TappedNetwork:
                 that depend on the rest of the batch.
         """
         few = first(FEW)
-        self._type = input_type(self._net, lambda dtype: self._net(moved(few, self.device, dtype)))
+        self._type = input_type(self._net, lambda dtype: self._call(self._net, moved(few, self.device, dtype)))
         with observed(self._net):
             runs = dry_runs(self._run, self._net, self._tapped, first)
         for row, finding in runs.calls.items():
@@ -125,6 +130,7 @@ class TappedNetwork:
         be overwritten by the network's next operation, so it copies.
         """
         rows, calls, seen = 0, dict[str, int](), dict[str, int]()
+        masks: list[Tensor] = []
 
         def hook(layer: str) -> Callable[[nn.Module, Any, Any], None]:
             def answered(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -136,7 +142,7 @@ class TappedNetwork:
                 if row not in self._plans:
                     seen[row] = 0
                     return
-                features = self._features(row, output, rows)
+                features = self._features(row, output, rows, masks)
                 seen[row] = features.shape[1]
                 if self.widths is not None and seen[row] != self.widths.get(row, seen[row]):
                     got = f"{seen[row]} after {self.widths[row]}"
@@ -147,8 +153,8 @@ class TappedNetwork:
             return answered
 
         def run(x: Any) -> Any:
-            nonlocal rows
-            rows = len(tensors_in(x)[0])
+            nonlocal rows, masks
+            rows, masks = rows_of(x), masks_of(x)
             calls.clear()
             seen.clear()
             answer = self._run(x)
@@ -179,7 +185,7 @@ class TappedNetwork:
         return silent
 
     def _run(self, x: Any) -> Any:
-        return self._net(moved(x, self.device, self._type))
+        return self._call(self._net, moved(x, self.device, self._type))
 
     def _plan(self, row: str, finding: Finding) -> "_Plan | None":
         """How rows of a call are made; None where it has none."""
@@ -194,7 +200,7 @@ class TappedNetwork:
             return _Plan(None, finding.samples, reduce)
         return None
 
-    def _features(self, row: str, output: Any, rows: int) -> Tensor:
+    def _features(self, row: str, output: Any, rows: int, masks: list[Tensor]) -> Tensor:
         plan, x = self._plans[row], first_tensor(output)
         if x is None or not x.is_floating_point():
             got = type(output).__name__ if x is None else str(x.dtype)
@@ -207,7 +213,8 @@ class TappedNetwork:
             advice = f"Say which axis is which, as in {example}, or choose other layers"
             got = f"shape {tuple(x.shape)} for {rows} samples"
             raise ValueError(message(self._function, must, got, advice))
-        return plan.reduce(Output(row, plan.layout.samples_first(x, rows), plan.layout.positions))
+        ordered, places = plan.layout.samples_first(x, rows), plan.layout.positions
+        return plan.reduce(Output(row, ordered, places, mask_for(self._function, row, ordered, places, masks)))
 
     def _refusal(self, row: str, finding: Finding) -> str:
         if isinstance(finding, Undecided):

@@ -7,14 +7,18 @@ from typing import Any, NoReturn
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
+from repsim.data.text_set import TextSet
 from repsim.features.activations import Write
+from repsim.features.batches import Call
 from repsim.features.forward import TappedNetwork
 from repsim.features.reductions import Choice, Output, Reductions
 from repsim.features.source import Source
 from repsim.networks.layers import Layers
+from repsim.networks.network import Network, bare
 
 #: Rows of the pass that finds out which layers run, how wide they are, and of what type.
 _DRY_ROWS = 2
@@ -116,13 +120,14 @@ class LiveActivations:
 
 def live(
     net: nn.Module,
-    data: ImageSet | Tensor | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Iterable[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "flatten",
     axes: Mapping[str, str] | None = None,
     batch_size: int = 256,
     name: str | None = None,
+    call: Call | None = None,
     progress: bool = True,
 ) -> LiveActivations:
     """A network and samples that stand where `Activations` stand, for features too large to keep.
@@ -138,6 +143,7 @@ def live(
         axes: As for `extract`.
         batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
         name: What results call the network; None takes the network's own name.
+        call: As for `extract`.
         progress: Show a bar when a comparison takes more than two seconds.
 
     Returns:
@@ -149,18 +155,18 @@ def live(
     Cost:
         None beyond the samples, until it is read.
     """
-    source = Source.of(data, "live")
+    source = Source.of(data, "live", getattr(bare(net, until=Network), "tokenizer", None))
     few = source.rows(slice(0, _DRY_ROWS))
 
     def dry_run(order: torch.memory_format) -> tuple[TappedNetwork, dict[str, torch.dtype]]:
         reductions = Reductions(reduction, "live", flatten=_MemoryOrder())
-        forward, dtypes = TappedNetwork(net, layers, reductions, axes, "live", name), {}
+        forward, dtypes = TappedNetwork(net, layers, reductions, axes, "live", name, call), {}
         forward.look(lambda count: _ordered(source.first(count), order))
         with forward.recording(lambda layer, x: dtypes.update({layer: x.dtype})) as run:
             run(_ordered(few, order))
         return forward, dtypes
 
-    order = torch.channels_last if few.device.type == "cpu" else torch.contiguous_format
+    order = torch.channels_last if tree_leaves(few)[0].device.type == "cpu" else torch.contiguous_format
     try:
         forward, dtypes = dry_run(order)
     except RuntimeError:
@@ -186,9 +192,9 @@ def live(
     )
 
 
-def _ordered(x: Tensor, order: torch.memory_format) -> Tensor:
+def _ordered(batch: Any, order: torch.memory_format) -> Any:
     """Images as they shall lie in memory; anything else as it is."""
-    return x.contiguous(memory_format=order) if x.ndim == 4 else x
+    return tree_map(lambda x: x.contiguous(memory_format=order) if x.ndim == 4 else x, batch)
 
 
 class _MemoryOrder:

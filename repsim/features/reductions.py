@@ -1,7 +1,8 @@
 """What makes one row of numbers out of a layer's output. The choice answers different questions, so it has a name."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -9,33 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repsim._common.messages import did_you_mean, message
+from repsim.features.masks import Output, end_token, filled, masked_mean
 from repsim.networks.layers import matches_glob
 
 #: What a user may choose: a name, names by glob, or a function of tokens (n, t, c) that gives rows (n, p).
 Choice = str | Mapping[str, "str | Callable[[Tensor], Tensor]"] | Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a layer answers, with the samples first.
-
-    Attributes:
-        layer: Its name, for messages.
-        x: (n, …).
-        positions: The axes of positions; None where only the samples are known.
-    """
-
-    layer: str
-    x: Tensor
-    positions: tuple[int, ...] | None
-
-    def tokens(self) -> Float[Tensor, "n t c"]:
-        """All positions on one axis, all features on the last."""
-        assert self.positions is not None, "asked only where the layout is known"
-        rest = [i for i in range(1, self.x.ndim) if i not in self.positions]
-        moved = self.x.permute(0, *self.positions, *rest)
-        places = len(self.positions)
-        return moved.flatten(places + 1).flatten(1, places) if places else moved.flatten(1).unsqueeze(1)
 
 
 Reduction = Callable[[Output], Float[Tensor, "n p"]]
@@ -107,14 +86,18 @@ def _name(choice: str | Callable[[Tensor], Tensor]) -> str:
 
 
 def _flatten(out: Output) -> Tensor:
-    return out.x.flatten(1)
+    return (out.x if out.mask is None else filled(out, 0)).flatten(1)
 
 
 def _mean(out: Output) -> Tensor:
+    if out.mask is not None:
+        return masked_mean(out).flatten(1)
     return (out.x.mean(out.positions) if out.positions else out.x).flatten(1)
 
 
 def _max(out: Output) -> Tensor:
+    if out.mask is not None:
+        out = replace(out, x=filled(out, -math.inf), mask=None)
     return (torch.amax(out.x, out.positions) if out.positions else out.x).flatten(1)
 
 
@@ -122,6 +105,10 @@ def _pool(function: str, out: Output, size: int) -> Tensor:
     places = out.positions or ()
     if not places:
         return out.x.flatten(1)
+    if out.mask is not None:
+        advice = 'Use "mean", "cls" or "last", or samples of one length'
+        got = f"a mask at layer {out.layer!r}"
+        raise ValueError(message(function, "reduction 'pool:K' is for sequences without padding", got, advice))
     if len(places) > 3:
         got = f"{len(places)} axes of positions at layer {out.layer!r}"
         advice = 'Use "mean" or "flatten", or choose other layers'
@@ -139,15 +126,21 @@ def _of_tokens(function: str, out: Output, name: str) -> Tensor:
         got = f"shape {tuple(out.x.shape)} with {len(places)} axes of positions at layer {out.layer!r}"
         advice = 'Feature maps take "mean", "max" or "pool:K"; or choose other layers'
         raise ValueError(message(function, f"reduction {name!r} is for sequences of tokens", got, advice))
+    if out.mask is not None:
+        return (masked_mean(out) if name == "mean_tokens" else end_token(out, last=name == "last")).flatten(1)
     return (_TOKENS[name](out.x, places[0]) if places else out.x).flatten(1)
 
 
 def _of_users(function: str, choice: Callable[[Tensor], Tensor], out: Output) -> Tensor:
-    rows = choice(out.tokens())
-    n = len(out.x)
+    tokens, n = out.tokens(), len(out.x)
+    if out.mask is None:
+        rows = choice(tokens)
+    else:  # a function knows of no padding, so it gets the tokens of one sample at a time
+        rows = torch.cat([choice(one[real][None]) for one, real in zip(tokens, out.mask, strict=True)])
+
     if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != n or not rows.is_floating_point():
         got = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
-        must = f"a reduction must make rows (n, p) of tokens (n, t, c), here {tuple(out.tokens().shape)}"
+        must = f"a reduction must make rows (n, p) of tokens (n, t, c), here {tuple(tokens.shape)}"
         raise ValueError(message(function, must, f"{got} at layer {out.layer!r}", "Return, say, tokens.mean(1)"))
     return rows
 

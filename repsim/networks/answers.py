@@ -1,7 +1,8 @@
 """Asking a network for its answers: where it is, what must hold, its logits, and the share of right ones."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.data.image_set import Images, ImageSet
+from repsim.networks.network import Network, bare
 
 #: Rows that go through a network on a CPU at once. Larger batches are two to four times slower there: their
 #: activations no longer fit the allocator's reused memory. What is asked for beyond this is split.
@@ -29,7 +31,10 @@ def logits_of(net: nn.Module, x: Images, function: str) -> Float[Tensor, "b k"]:
     Raises:
         NoLogits: Anything but one row of logits per image, for two classes or more.
     """
-    answer = net(x)
+    if getattr(bare(net, until=Network), "headless", False):
+        advice = "Load weights with a head, or pass num_classes= and train one"
+        raise NoLogits(message(function, "the network must have outputs of its own", "an encoder without head", advice))
+    answer = own_answer(net(x))
     rows = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(x)
     if rows and answer.is_floating_point() and answer.shape[1] > 1:
         return answer
@@ -83,6 +88,16 @@ def accuracy(
             right += int((logits.argmax(1) == y).sum())
             bar.update(len(x))
     return right / len(data)
+
+
+def own_answer(answer: Any) -> Any:
+    """A network's own answer in what it returns: the logits of a model output, or the first of several."""
+    if isinstance(answer, Mapping) and "logits" in answer:
+        return answer["logits"]
+    logits = getattr(answer, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    return answer[0] if isinstance(answer, list | tuple) and answer else answer
 
 
 def check_eval(net: nn.Module, function: str) -> None:

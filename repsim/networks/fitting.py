@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from repsim._common.messages import message, some
+from repsim.networks.encoders import beside_the_network, head_of, is_copy, tied
 from repsim.networks.weight_files import Checkpoint
 
 #: Last part of a key, without underscores in front -> what a normaliser calls so.
@@ -42,26 +43,32 @@ class FittedWeights:
         state: A state dict that loads strictly.
         normaliser: Means and standard deviations per channel, where the file had such a layer.
         behind: The network stood behind another module in a sequence, of which no number is in the file.
+        headless: Modules of the head, for which the file has no weights; empty where it has them all.
         notes: What was decided, in words.
     """
 
     state: State
     normaliser: tuple[tuple[float, ...], tuple[float, ...]] | None
     behind: bool
+    headless: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State], str]) -> FittedWeights:
+def fit_weights(
+    checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State], str], *, own_head: bool = False
+) -> FittedWeights:
     """Finds the network's parameters in a file, under whatever prefix they stand.
 
     Prefixes such as `module.`, `model.`, `_orig_mod.`, an index, or several of these are removed; a
     normaliser layer in front is read off, not lost; the same weights under two prefixes are taken once. A head called
-    `fc` is taken for `linear` and the other way round.
+    `fc` is taken for `linear` and the other way round. Encoders come without the head, with another one, or with what
+    their training needed beside them (queues, averages, counters, other heads): what fits is taken, the rest is named.
 
     Args:
         checkpoint: What `read_checkpoint` gave.
         net: The network to fill; it is not changed.
         closest: Names the known architecture nearest to a state dict, for the error message.
+        own_head: The file must have weights for the head.
 
     Returns:
         A state dict that loads strictly, with the normaliser found in the file, and notes.
@@ -75,33 +82,50 @@ def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State
     names, notes = _names(checkpoint.state, wanted)
     state = {name: checkpoint.state[key] for name, key in names.items()}
     found = _prefixes(state, wanted)
-    prefix = min(found, key=lambda p: (-len(found[p]), len(p)), default="")
-    doubles = sorted((p for p in found if p != prefix and found[p] == found[prefix] == wanted), key=len)
+    prefix = min(found, key=lambda p: (-len(found[p]), is_copy(p), len(p)), default="")
+    shared = tied(target)
+    have = found[prefix] | {key for key in wanted if shared[key] & found[prefix]}
+    place = {key: prefix + next(k for k in (key, *sorted(shared[key])) if k in found[prefix]) for key in have}
+    shapes = {key for key in have if state[place[key]].shape != target[key].shape}
+    head = set() if own_head else head_of(net, wanted - have, shapes)
     notes += [f"prefix {prefix!r} removed"] if prefix else []
-    for other in doubles:
-        if not all(torch.equal(state[prefix + k], state[other + k]) for k in wanted):
-            got = f"{checkpoint.path} with different weights under {prefix!r} and {other!r}"
-            advice = "Save the set you mean as a file of its own"
-            raise ValueError(message("load_model", "a file must hold one set of weights", got, advice))
-        notes.append(f"the same weights stand under {other!r} too")
-    used = {p + k for p in [prefix, *doubles] for k in target}
-    normaliser, unexpected = _normaliser(checkpoint, {names[name]: state[name] for name in state if name not in used})
-    shapes = [
-        f"{k} {tuple(state[prefix + k].shape)} for {tuple(target[k].shape)}"
-        for k in sorted(found[prefix])
-        if state[prefix + k].shape != target[k].shape
-    ]
-    missing = sorted(wanted - found[prefix])
+    need = found[prefix] - head
+    others = sorted((p for p in found if p != prefix and 2 * len(found[p] & need) > len(need)), key=len)
+    children = {name for name, _ in net.named_children()}
+    doubles, rival = [], ""
+    for other in others:
+        inside = other.startswith(prefix) and other.removeprefix(prefix).partition(".")[0] in children
+        if inside or is_copy(other):
+            continue
+        if not all(torch.equal(state[prefix + k], state[other + k]) for k in found[other] & found[prefix]):
+            rival = rival or other
+        doubles += [other] if found[other] >= need else []
+    notes += [f"the same weights stand under {other!r} too" for other in doubles]
+    used = {p + k for p in [prefix, *doubles] for k in target if k not in head}
+    normaliser, rest, half = _normaliser(checkpoint, {names[name]: state[name] for name in state if name not in used})
+    left, unexpected = beside_the_network(rest, names, prefix, net, head, state)
+    unexpected += half
+    missing, shapes = sorted(wanted - have - head), shapes - head
     if missing or unexpected or shapes:
+        unlike = [f"{k} {tuple(state[place[k]].shape)} for {tuple(target[k].shape)}" for k in sorted(shapes)]
         got = (
             f"{checkpoint.path.name}: missing {some(missing)}; unexpected {some(sorted(unexpected))}; "
-            f"other shapes {some(shapes)}"
+            f"other shapes {some(unlike)}"
         )
         advice = f"Closest known architecture: {closest(checkpoint.state)}. If only the head differs, pass num_classes="
         raise ValueError(message("load_model", "the weight file must fit the architecture", got, advice))
-    full = {**target, **{key: state[prefix + key] for key in target if prefix + key in state}}
+    if rival:
+        got = f"{checkpoint.path} with different weights under {prefix!r} and {rival!r}"
+        advice = f"Say which you mean, as in part={(prefix or rival).rstrip('.')!r}"
+        raise ValueError(message("load_model", "a file must hold one set of weights", got, advice))
+    notes += [f"left out: {some(left)}"] if left else []
+    headless = tuple(dict.fromkeys(key.rpartition(".")[0] for key in target if key in head))
+    if headless:
+        notes.append(f"no head of its own: the file has no weights for {some(headless)}, so the network has no outputs")
+    counters = {key: prefix + key for key in target if prefix + key in state}
+    full = {**target, **{key: state[at] for key, at in {**counters, **place}.items() if key not in head}}
     behind = normaliser is None and any(part.isdigit() and part != "0" for part in prefix.split("."))
-    return FittedWeights(full, normaliser, behind, tuple(notes))
+    return FittedWeights(full, normaliser, behind, headless, tuple(notes))
 
 
 def _names(state: State, wanted: set[str]) -> tuple[dict[str, str], list[str]]:
@@ -131,8 +155,8 @@ def _prefixes(state: State, wanted: set[str]) -> dict[str, set[str]]:
 
 def _normaliser(
     checkpoint: Checkpoint, rest: State
-) -> tuple[tuple[tuple[float, ...], tuple[float, ...]] | None, list[str]]:
-    """Means and standard deviations among the tensors that are no parameters, and the keys of the other tensors."""
+) -> tuple[tuple[tuple[float, ...], tuple[float, ...]] | None, list[str], list[str]]:
+    """Means and deviations among the tensors that are no parameters, the keys of the others, and half of a pair."""
     numbers: dict[str, tuple[float, ...]] = {}
     origin: dict[str, str] = {}
     unexpected = []
@@ -150,11 +174,11 @@ def _normaliser(
             raise ValueError(message("load_model", "a file must hold one normaliser", got, advice))
         origin.setdefault(role, key)
     if len(numbers) < 2:  # a mean alone is something else
-        return None, unexpected + list(origin.values())
+        return None, unexpected, list(origin.values())
     mean, std = numbers["mean"], numbers["std"]
     finite = all(map(math.isfinite, mean + std))
     if not finite or min(std) <= 0 or len(mean) != len(std):
         got = f"{checkpoint.path} with {origin['mean']!r} {mean} and {origin['std']!r} {std}"
         must = "a file's normaliser must have finite means and as many positive stds"
         raise ValueError(message("load_model", must, got, "Save the network again with the numbers it was trained on"))
-    return (mean, std), unexpected
+    return (mean, std), unexpected, []

@@ -10,17 +10,20 @@ from repsim._common.messages import did_you_mean, message
 from repsim._common.random_numbers import Drawn
 from repsim._common.references import users_function
 from repsim.networks.architectures import ARCHITECTURES, closest_architecture, find_architecture
+from repsim.networks.encoders import without_head
 from repsim.networks.fitting import fit_weights
-from repsim.networks.network import Network, Normalize, _mean_std
+from repsim.networks.hubs import Found, find_network
+from repsim.networks.network import Network, Normalize, _mean_std, bare
 from repsim.networks.recorded import recorded_architecture, recorded_classes
 from repsim.networks.sound_weights import check_weights
 from repsim.networks.weight_files import Checkpoint, read_checkpoint
 
 
 def load_model(
-    architecture: str | Path,
+    architecture: str | Path | nn.Module,
     *,
     checkpoint: str | Path | None = None,
+    part: str | None = None,
     normalize: Normalize = None,
     num_classes: int | None = None,
     name: str | None = None,
@@ -31,10 +34,16 @@ def load_model(
     Args:
         architecture: "resnet20" (32, 44, 56, 110: He et al.'s CIFAR networks), "wrn28_10" (any width),
             "small_conv_mnist", "small_conv_cifar", "digits_resnet8", "digits_conv", a torchvision name,
-            or "package.module:function" for a function that returns the module. Or just the path of a file that
-            repsim wrote: it records its own architecture and normalisation. A file may record only an architecture
-            that repsim knows, no larger than its own weights; module:function is imported where you write it yourself.
-        checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`.
+            or "package.module:function" for a function that returns the module; "timm:NAME", "hf:FOLDER_OR_ID" or
+            "onnx:FILE" for networks of these libraries, whose own normalisation is taken; or a module. Or just the
+            path of a file that repsim wrote: it records its own architecture and normalisation. A file may record only
+            an architecture that repsim knows, no larger than its own weights; module:function is imported where you
+            write it yourself.
+        checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`. Of encoders,
+            which come without a head, with another one, or with queues, averages and other heads, what fits is loaded
+            and the rest is named in the notes. A network without its own head has no outputs.
+        part: Which of several networks in the file, by the key or the prefix that they stand under: "teacher",
+            "module.encoder_q".
         normalize: "cifar10", "imagenet", (means, stds) per channel, or "none". None is what the weight file carries: a
             normaliser saved with the network, or what a recipe recorded; and none where it carries none.
         num_classes: Width of the head; None is the architecture's own (10, torchvision 1000).
@@ -54,10 +63,11 @@ def load_model(
         >>> net(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    known = str(architecture)
-    weights = read_checkpoint(checkpoint) if checkpoint is not None else None
-    if weights is None and _looks_like_file(known):
-        weights = read_checkpoint(known)
+    module = architecture if isinstance(architecture, nn.Module) else None
+    known = type(bare(module)).__name__ if module is not None else str(architecture)
+    weights = read_checkpoint(checkpoint, part=part) if checkpoint is not None else None
+    if weights is None and module is None and _looks_like_file(known):
+        weights = read_checkpoint(known, part=part)
         if "architecture" not in weights.record:
             got = f"{known}, which does not say"
             advice = "Pass load_model(ARCHITECTURE, checkpoint=FILE), on the command line ARCHITECTURE:FILE"
@@ -68,10 +78,17 @@ def load_model(
         num_classes = recorded_classes(weights) if num_classes is None else num_classes
         normalize = _agreed(normalize, weights.record["normalize"], weights)
     with Drawn(seed):
-        net = _build(known, num_classes)
-    notes: tuple[str, ...] = ("untrained: random weights",)
+        found = _given(module) if module is not None else find_network(known, num_classes, filled=weights is not None)
+        net = _build(known, num_classes) if found is None else found.net
+    notes: tuple[str, ...] = ("untrained: random weights",) if found is None else found.notes
+    if found is not None:
+        weights = read_checkpoint(found.weights) if found.weights is not None else weights
+        normalize = found.normalize if normalize is None else normalize
+    trained = weights is not None or module is not None or (found is not None and found.checkpoint is not None)
+    headless = False
     if weights is not None:
-        fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)))
+        asked = num_classes is not None
+        fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)), own_head=asked)
         notes = weights.notes + fitted.notes
         if fitted.normaliser:
             normalize = _agreed(normalize, fitted.normaliser, weights)
@@ -80,18 +97,31 @@ def load_model(
             notes += ("another module stood in front and left no numbers: if it normalised, pass its normalize=",)
         check_weights(fitted.state, net.state_dict(), weights.path)
         net.load_state_dict(fitted.state)
+        net = without_head(net, fitted.headless)
+        headless = bool(fitted.headless)
     normalize = None if normalize == "none" else normalize
     provenance = {
         "architecture": known,
         "normalize": None if normalize is None else [list(v) for v in _mean_std(normalize)],
-        "checkpoint": weights.path.name if weights else None,
-        "sha256": weights.sha256 if weights else None,
+        "checkpoint": weights.path.name if weights else found.checkpoint if found else None,
+        "sha256": weights.sha256 if weights else found.sha256 if found else None,
         "record": dict(weights.record) if weights else {},
-        "seed": None if weights else seed,
+        "part": part,
+        "head": not headless,
+        "seed": None if trained else seed,
         "notes": list(notes),
     }
     made = Network(net, name=name or known, normalize=normalize, provenance=provenance)
+    made.headless = headless
+    made.tokenizer = None if found is None else found.tokenizer
     return made.eval()
+
+
+def _given(module: nn.Module) -> Found:
+    """A module as it is; one of `load_model` with its own normalisation."""
+    known = module if isinstance(module, Network) else None
+    normalize = (known.mean.flatten().tolist(), known.std.flatten().tolist()) if known and known.normalized else None
+    return Found(bare(module), normalize)
 
 
 def _looks_like_file(architecture: str) -> bool:

@@ -1,7 +1,7 @@
 """`Network`: a network that holds its own normalisation; and looking through what wraps one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Network(nn.Module):
         provenance: Architecture, weight file and digest, normalisation, notes of the loader.
 
     All are attributes but `normalize`, which becomes the buffers `mean` and `std` of shape (1, channels, 1, 1).
+    `headless` says that the weights came without a head: what the network answers is then no output of its own.
     """
 
     mean: Tensor
@@ -48,17 +49,26 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.normalized = normalize is not None
+        self.headless = False
+        self.tokenizer: Callable[..., Any] | None = None
         self.provenance = dict(provenance or {})
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """What the network answers to images (b, c, h, w), normalised; or to other inputs as they are."""
         if not self.normalized:
-            return self.net(x)
+            return self.net(*inputs, **named)
+        if not inputs:
+            named["pixel_values"] = self._normalise(named["pixel_values"])
+            return self.net(**named)
+        return self.net(self._normalise(inputs[0]), *inputs[1:], **named)
+
+    def _normalise(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         channels = self.mean.shape[1]
         if channels not in (1, x.shape[1]):
             got = f"images of {x.shape[1]} channels, shape {tuple(x.shape)}"
             advice = "Choose other data, or the normalisation that the network was trained with"
             raise ValueError(message("Network", f"normalisation is for {channels} channels", got, advice))
-        return self.net((x - self.mean) / self.std)
+        return (x - self.mean) / self.std
 
 
 def _mean_std(normalize: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

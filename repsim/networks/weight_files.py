@@ -11,9 +11,9 @@ import pickle
 import struct
 import threading
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -22,28 +22,11 @@ from torch import Tensor, nn
 
 from repsim._common.files import sha256_of, whole_file
 from repsim._common.messages import message, some
+from repsim.networks.containers import find_weights, unreadable
 from repsim.networks.pickle_scan import endless
-
-#: Where training scripts put the weights inside a file, the usual places first.
-_CONTAINERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "params",
-    "module",
-    "ema",
-    "model_ema",
-    "state_dict_ema",
-)
 
 #: Held while a file of PyTorch is read.
 _READING = threading.Lock()
-
-#: Containers inside each other; a file may also hold one inside itself.
-_DEEPEST = 20
 
 
 @dataclass(frozen=True)
@@ -66,18 +49,21 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, part: str | None = None) -> Checkpoint:
     """Reads a weight file as found in the wild, without running code from it.
 
     Args:
-        path: A PyTorch file (a state dict, a container around one, a list of them) or a safetensors file.
+        path: A PyTorch file (a state dict, a container around one, a list of them), a safetensors file, or the index
+            file of several of these (`model.safetensors.index.json`).
+        part: Which of several networks in the file: the key that its weights stand under, or a prefix of their names.
 
     Returns:
-        The tensors under the file's own names; `repsim._fitting` finds a network's parameters among them.
+        The tensors under the file's own names; `fit_weights` finds a network's parameters among them.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file that is truncated, a web page, a pickle that asks for code, or holds no weights.
+        ValueError: A file that is truncated, a web page, a pickle that asks for code, or holds no weights; several
+            networks and no `part`.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,15 +72,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         head = stream.read(512)
     start = head.lstrip().lower()
     if not head:
-        raise _unreadable(path, "an empty file", "Download it again")
+        raise unreadable(path, "an empty file", "Download it again")
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise _unreadable(path, "a web page", "The download link led to a page; fetch the file itself")
+        raise unreadable(path, "a web page", "The download link led to a page; fetch the file itself")
     if start.startswith(b"version https://git-lfs"):
-        raise _unreadable(path, "a Git LFS pointer", "Fetch the file itself with: git lfs pull")
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return _read_safetensors(path)
+        raise unreadable(path, "a Git LFS pointer", "Fetch the file itself with: git lfs pull")
     notes: list[str] = []
-    state = _unwrap(_torch_load(path), path, notes)
+    if path.name.endswith(".index.json"):
+        state, digest = _read_shards(path, notes)
+        return Checkpoint(find_weights(state, path, notes, part), digest, path, notes=tuple(notes))
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        whole = _read_safetensors(path)
+        return (
+            whole
+            if part is None
+            else replace(whole, state=find_weights(whole.state, path, notes, part), notes=tuple(notes))
+        )
+    state = find_weights(_torch_load(path), path, notes, part)
+    _check_stored(state, path)
     return Checkpoint(state, sha256_of(path), path, notes=tuple(notes))
 
 
@@ -112,10 +107,39 @@ def save_checkpoint(path: str | Path, net: nn.Module, record: Mapping[str, Any])
     from safetensors.torch import save
 
     state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    places = [value.untyped_storage().data_ptr() for value in state.values()]
+    # The format has no tensors that share their numbers, so each gets its own.
+    state = {k: v.clone() if places.count(p) > 1 else v for (k, v), p in zip(state.items(), places, strict=True)}
     text = json.dumps({**record, "weights_sha256": weights_digest(state)}, sort_keys=True)
     with whole_file(path) as temporary:
         temporary.write_bytes(save(state, metadata={"repsim": text}))
     return Path(path)
+
+
+def _read_shards(index: Path, notes: list[str]) -> tuple[dict[str, Tensor], str]:
+    """All tensors that an index file names, from the files beside it, and the digest of all of them."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(names.values()))
+        plain = all(isinstance(name, str) and Path(name).name == name for name in files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise unreadable(index, "an index without a weight_map", "Download it again") from error
+    if not plain or not files:
+        raise unreadable(index, "an index that names no files beside it", "Download it again")
+    state: dict[str, Tensor] = {}
+    digest = hashlib.sha256(sha256_of(index).encode())
+    for name in files:
+        shard = index.parent / name
+        if not shard.is_file():
+            got, advice = f"no {name} beside {index}", "Put all files of the index into one folder"
+            raise FileNotFoundError(message("load_model", "every file of an index must be there", got, advice))
+        one = _read_safetensors(shard)
+        state |= {key: value for key, value in one.state.items() if names.get(key) == name}
+        digest.update(one.sha256.encode())
+    if lacking := sorted(set(names) - set(state)):
+        raise unreadable(index, f"an index whose files lack {some(lacking)}", "Download them again")
+    notes.append(f"weights taken from {len(files)} files")
+    return state, digest.hexdigest()
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -126,18 +150,18 @@ def _read_safetensors(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, f"a damaged safetensors file ({error})", "Download or make it again") from error
+        raise unreadable(path, f"a damaged safetensors file ({error})", "Download or make it again") from error
     try:
         record = json.loads(metadata.get("repsim", "{}"))
     except (ValueError, RecursionError) as error:
-        raise _unreadable(path, "a record in its header that is not JSON", "Make the file again") from error
+        raise unreadable(path, "a record in its header that is not JSON", "Make the file again") from error
     if not isinstance(record, dict):
-        raise _unreadable(path, f"a record that is a {type(record).__name__}", "Make the file again")
+        raise unreadable(path, f"a record that is a {type(record).__name__}", "Make the file again")
     lacking = sorted({"architecture", "normalize", "weights_sha256"} - set(record)) if record else []
     if lacking:
-        raise _unreadable(path, f"a record without {some(lacking)}", "Make the file again")
+        raise unreadable(path, f"a record without {some(lacking)}", "Make the file again")
     if record and record["weights_sha256"] != weights_digest(state):
-        raise _unreadable(path, "weights that differ from the digest recorded with them", "Make the file again")
+        raise unreadable(path, "weights that differ from the digest recorded with them", "Make the file again")
     return Checkpoint(state, sha256_of(path), path, record)
 
 
@@ -145,17 +169,19 @@ def _torch_load(path: Path) -> Any:
     # Scores are often numpy numbers and settings a Namespace: plain data, which PyTorch does not list as safe.
     # numpy's own reducers name these; asking for them here also gives the right place in every numpy version.
     scalar: Any = np.float64(0).__reduce__()[0]
-    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-
-    def old_scalar(*args: Any) -> Any:
-        return scalar(*args)
+    dtypes = [type(np.dtype(code)) for code in "?bhilqBHILQefdFDUSMm"]
 
     # Files of numpy 1 name the module that numpy 2 renamed.
-    old_scalar.__module__, old_scalar.__name__, old_scalar.__qualname__ = "numpy.core.multiarray", "scalar", "scalar"
+    old_scalar = _named(scalar, "numpy.core.multiarray", "scalar")
+    # Paths of another system or Python are read as what they are on any: parts between slashes.
+    kinds = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    paths = [_named(PurePath, module, kind) for module in ("pathlib", "pathlib._local") for kind in kinds]
+    arrays: Any = np.empty(0).__reduce__()[0]
+    old_arrays = _named(arrays, "numpy.core.multiarray", "_reconstruct")
     if reason := endless(path):
         advice = "Load it in the code that wrote it and save model.state_dict()"
-        raise _unreadable(path, f"{reason}, which would keep a reader busy without end", advice)
-    safe = [argparse.Namespace, scalar, old_scalar, np.dtype, *dtypes]
+        raise unreadable(path, f"{reason}, which would keep a reader busy without end", advice)
+    safe = [argparse.Namespace, scalar, old_scalar, arrays, old_arrays, np.ndarray, np.dtype, *dtypes, *paths]
     try:
         # What is safe and which warnings are shown holds for all threads, so one of them reads at a time.
         with _READING, torch.serialization.safe_globals(safe), warnings.catch_warnings():
@@ -166,12 +192,12 @@ def _torch_load(path: Path) -> Any:
         if "Unsupported operand 149" in reason:  # a frame, with which protocol 4 begins
             got = "pickle protocol 4 or newer, which cannot be read without running code"
             advice = "Load it in the code that wrote it and save model.state_dict() with torch.save's defaults"
-            raise _unreadable(path, got, advice) from error
+            raise unreadable(path, got, advice) from error
         if "operand" in reason or ("Unsupported" not in reason and "GLOBAL" not in reason):
-            raise _unreadable(path, "a damaged or truncated file", "Download it again") from error
+            raise unreadable(path, "a damaged or truncated file", "Download it again") from error
         name = reason.partition("GLOBAL ")[2].split(" ")[0].rstrip(",.") or "an object of its own"
         advice = "Where you trust it, load it in the code that wrote it and save model.state_dict()"
-        raise _unreadable(path, f"a pickle that asks for code to run ({name}), which is never done", advice) from error
+        raise unreadable(path, f"a pickle that asks for code to run ({name}), which is never done", advice) from error
     except (
         RuntimeError,
         EOFError,
@@ -186,50 +212,7 @@ def _torch_load(path: Path) -> Any:
         UserWarning,  # where a program makes errors of warnings
         struct.error,
     ) as error:
-        raise _unreadable(path, "a damaged or truncated file", "Download it again") from error
-
-
-def _unwrap(content: Any, path: Path, notes: list[str], depth: int = 0) -> dict[str, Tensor]:
-    if depth > _DEEPEST:
-        raise _unreadable(path, f"containers inside each other, more than {_DEEPEST}", "Save model.state_dict()")
-    if isinstance(content, list | tuple) and len(content) > 0 and isinstance(content[0], Mapping):
-        if len(content) > 1:
-            notes.append(f"a list of {len(content)} sets of weights: took the first")
-        return _unwrap(content[0], path, notes, depth + 1)
-    if isinstance(content, Mapping):
-        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        inside = [k for k in _CONTAINERS if _holds_tensors(content.get(k))]
-        if inside:
-            also = f" (there are also {', '.join(inside[1:])})" if inside[1:] else ""
-            notes.append(f"weights taken from {inside[0]!r}{also}")
-            return _unwrap(content[inside[0]], path, notes, depth + 1)
-        if tensors:
-            _check_stored(tensors, path)
-            return tensors
-    got = (
-        f"{type(content).__name__} with {some(map(str, content))}"
-        if isinstance(content, Mapping)
-        else type(content).__name__
-    )
-    raise _unreadable(
-        path,
-        f"no state dict in it ({got})",
-        f"Save model.state_dict(), or put it under one of {some(_CONTAINERS)}",
-    )
-
-
-def _holds_tensors(content: Any) -> bool:
-    """Whether a tensor is somewhere inside. Every object is looked into once: files may hold one in many places."""
-    seen, waiting = set[int](), [content]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, Mapping | list | tuple) and id(one) not in seen:
-            seen.add(id(one))
-            inside = list(one.values() if isinstance(one, Mapping) else one)
-            if any(isinstance(v, Tensor) for v in inside):
-                return True
-            waiting += inside
-    return False
+        raise unreadable(path, "a damaged or truncated file", "Download it again") from error
 
 
 def _check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -237,11 +220,17 @@ def _check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
     most = path.stat().st_size
     for key, value in tensors.items():
         if value.layout == torch.strided and value.numel() > max(most, 1):
-            raise _unreadable(path, f"{value.numel():,} numbers under {key!r} in {most:,} bytes", "Make it again")
+            raise unreadable(path, f"{value.numel():,} numbers under {key!r} in {most:,} bytes", "Make it again")
 
 
-def _unreadable(path: Path, got: str, do: str) -> ValueError:
-    return ValueError(message("load_model", f"{path} must be a weight file", got, do))
+def _named(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    """A function under another module's name, by which a file may ask for it."""
+
+    def same(*args: Any) -> Any:
+        return function(*args)
+
+    same.__module__, same.__name__, same.__qualname__ = module, name, name
+    return same
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

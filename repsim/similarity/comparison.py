@@ -16,6 +16,7 @@ from repsim.features.live_activations import LiveActivations
 from repsim.metrics import Metric, PairwiseResult, TaskMetric, get_metric, metric_name, own_facts
 from repsim.metrics.base import within_bounds
 from repsim.similarity.matrix import SimilarityMatrix
+from repsim.similarity.own_heads import heads_cautions, outputs_differ
 from repsim.similarity.sides import check_sides, prepare_sides
 from repsim.similarity.streamed import streamed
 
@@ -82,13 +83,6 @@ def compare(
     return result
 
 
-def outputs_differ(a: Activations, b: Activations) -> dict[str, float]:
-    """How often the networks' own heads answer differently: what retrained heads are to be held against."""
-    if a.outputs is None or b.outputs is None or a.outputs.shape != b.outputs.shape:
-        return {}
-    return {"outputs_disagree": float((a.outputs.argmax(1).cpu() != b.outputs.argmax(1).cpu()).double().mean())}
-
-
 def labelled(
     a: Activations | LiveActivations,
     b: Activations | LiveActivations,
@@ -117,6 +111,7 @@ def labelled(
     details = {name: array.cpu().numpy() for name, array in found.details.items()}
     if isinstance(metric, TaskMetric) and isinstance(a, Activations) and isinstance(b, Activations):
         details |= {name: np.full(values.shape, value) for name, value in outputs_differ(a, b).items()}
+        cautions += heads_cautions(a, b, details)
     provenance = {
         "metric": repr(metric),
         "rows": provenance_of(a),

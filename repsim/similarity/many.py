@@ -19,8 +19,9 @@ from repsim.features.activations import Activations, check_same_samples, common_
 from repsim.metrics import Metric, get_metric, metric_name, own_facts
 from repsim.metrics.base import PairwiseResult, TaskMetric, within_bounds
 from repsim.networks.correspondence import matched_layers, same_architecture
-from repsim.similarity.comparison import announce, outputs_differ, provenance_of
+from repsim.similarity.comparison import announce, provenance_of
 from repsim.similarity.matrix import SimilarityMatrix
+from repsim.similarity.own_heads import outputs_differ
 
 
 def compare_many(

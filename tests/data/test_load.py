@@ -323,9 +323,9 @@ def test_stratified_rows_for_any_class_sizes(counts: list[int], fraction: float,
     [
         ("cifar-10", "Close matches: cifar10, cifar100"),
         ("fashionmnist", "Close matches: fashion_mnist, mnist"),
-        ("zzz", "Known: digits, cifar10, cifar100, mnist, fashion_mnist, svhn, imagefolder:PATH"),
+        ("zzz", "Known: digits, cifar10, cifar100, mnist, fashion_mnist, svhn, imagefolder:PATH, text:FILE.csv"),
         ("digits:train", "Close matches: digits"),
-        ("", "Known: digits, cifar10, cifar100, mnist, fashion_mnist, svhn, imagefolder:PATH"),
+        ("", "Known: digits, cifar10, cifar100, mnist, fashion_mnist, svhn, imagefolder:PATH, text:FILE.csv"),
     ],
 )
 def test_an_unknown_name_is_met_with_the_closest_ones(name: str, advice: str) -> None:

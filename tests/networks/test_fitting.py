@@ -127,17 +127,23 @@ def test_an_attackers_copy_that_differs_is_refused(key: str, tmp_path: Path) -> 
     path = saved({"model": state}, tmp_path / "weights.pt")
     text = (
         f"load_model: a file must hold one set of weights; got {path} with different weights under "
-        "'module.model.' and 'module.attacker.model.'. Save the set you mean as a file of its own."
+        "'module.model.' and 'module.attacker.model.'. Say which you mean, as in part='module.model'."
     )
     refuses(path, text)
+    chosen = load_model("resnet20", checkpoint=path, part="module.model").net.state_dict()
+    assert torch.equal(chosen[key], robustness()[f"module.model.{key}"])
 
 
-def test_an_attackers_copy_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+def test_an_attackers_copy_that_lacks_a_tensor_is_left_and_named(expected: Tensor, tmp_path: Path) -> None:
     state = robustness()
     del state["module.attacker.model.linear.bias"]
     path = saved({"model": state}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"missing none; unexpected module\.attacker\.model\.bn1\.bias, "):
-        load_model("resnet20", checkpoint=path)
+    loaded = load_model("resnet20", checkpoint=path)
+    assert torch.equal(logits(loaded), expected)
+    assert any(note.startswith("left out: module.attacker.model.") for note in loaded.provenance["notes"])
+    state["module.attacker.model.conv1.weight"][0] += 1
+    with pytest.raises(ValueError, match=r"with different weights under 'module\.model\.' and 'module\.att"):
+        load_model("resnet20", checkpoint=saved({"model": state}, path))
 
 
 def test_an_attackers_normaliser_that_differs_is_refused(tmp_path: Path) -> None:
@@ -318,7 +324,8 @@ def test_a_head_of_another_name_and_width_is_named_as_the_network_has_it(tmp_pat
         key.replace("linear.", "fc."): v for key, v in load_model("resnet20", num_classes=7).net.state_dict().items()
     }
     path = saved(state, tmp_path / "weights.pt")
-    refuses(path, misfit(path, "none", "none", "linear.bias (7,) for (10,), linear.weight (7, 64) for (10, 64)", 97))
+    shapes = "linear.bias (7,) for (11,), linear.weight (7, 64) for (11, 64)"
+    refuses(path, misfit(path, "none", "none", shapes, 97), num_classes=11)
     assert load_model("resnet20", checkpoint=path, num_classes=7)(IMAGES).shape == (5, 7)
 
 
@@ -331,10 +338,11 @@ def test_a_part_of_a_head_is_missing_under_the_networks_own_name(tmp_path: Path)
 
 def test_a_layer_called_like_a_head_beside_the_head_is_not_renamed(tmp_path: Path) -> None:
     net = bare()
-    for extra in ("layer1.0.gate.fc.weight", "fc.weight"):  # the second in the head's own place, and of its shape
-        state = {**net.state_dict(), extra: torch.zeros(10, 64)}
-        path = saved(state, tmp_path / "weights.pt")
-        refuses(path, misfit(path, "none", extra))
+    path = saved({**net.state_dict(), "layer1.0.gate.fc.weight": torch.zeros(10, 64)}, tmp_path / "weights.pt")
+    refuses(path, misfit(path, "none", "layer1.0.gate.fc.weight"))
+    loaded = load_model("resnet20", checkpoint=saved({**net.state_dict(), "fc.weight": torch.zeros(10, 64)}, path))
+    assert torch.equal(logits(loaded), logits(net))
+    assert loaded.provenance["notes"] == ["left out: fc.weight"]
 
 
 def test_what_is_left_over_is_named_as_the_file_has_it(tmp_path: Path) -> None:

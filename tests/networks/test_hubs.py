@@ -1,0 +1,254 @@
+"""Networks of other libraries by name, from files made here; each against the library's own answers."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import repsim
+from repsim import load_model
+from repsim.cli.arguments import named_network
+from tests.conftest import exactly
+
+IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+MEANS, STDS = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+
+
+def normalised() -> Tensor:
+    return (IMAGES - torch.tensor(MEANS).view(1, 3, 1, 1)) / torch.tensor(STDS).view(1, 3, 1, 1)
+
+
+# --- A module -------------------------------------------------------------------------------------------------
+
+
+def test_a_module_is_taken_as_it_is() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 900, 5))
+    net = load_model(module, normalize=(MEANS, STDS), name="mine")
+    assert net.net is module
+    assert (net.name, net.provenance["architecture"], net.provenance["seed"]) == ("mine", "Sequential", None)
+    with torch.no_grad():
+        torch.testing.assert_close(net(IMAGES), module(normalised()))
+    again = load_model(net)
+    assert again.net is module
+    with torch.no_grad():
+        torch.testing.assert_close(again(IMAGES), net(IMAGES))
+
+
+def test_a_module_is_filled_from_a_file(tmp_path: Path) -> None:
+    one, two = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    torch.save({"state_dict": {"module." + k: v for k, v in one.state_dict().items()}}, tmp_path / "x.pth")
+    net = load_model(two, checkpoint=tmp_path / "x.pth")
+    assert torch.equal(net.net.get_parameter("0.weight"), one.get_parameter("0.weight"))
+    assert net.provenance["checkpoint"] == "x.pth"
+
+
+# --- timm -----------------------------------------------------------------------------------------------------
+
+
+def test_timm_by_name() -> None:
+    timm = pytest.importorskip("timm")
+    net = load_model("timm:resnet10t", num_classes=4, seed=3)
+    own = net.net
+    mean, std = (torch.tensor(own.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad():
+        torch.testing.assert_close(net(IMAGES), own((IMAGES - mean) / std))
+    assert type(own) is type(timm.create_model("resnet10t"))
+    (note,) = net.provenance["notes"]
+    assert note == "untrained; timm/resnet10t.c3_in1k has weights for it, which were not downloaded"
+    assert torch.equal(load_model("timm:resnet10t", num_classes=4, seed=3).net.conv1[0].weight, own.conv1[0].weight)
+
+
+def test_timm_with_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    own = load_model("timm:resnet10t", num_classes=4, seed=5).net
+    torch.save(own.state_dict(), tmp_path / "x.pth")
+    net = load_model("timm:resnet10t", checkpoint=tmp_path / "x.pth", num_classes=4)
+    assert torch.equal(net.net.conv1[0].weight, own.conv1[0].weight)
+    assert net.provenance["normalize"] == [list(own.pretrained_cfg[k]) for k in ("mean", "std")]
+    found = named_network(f"short=timm:resnet10t:{tmp_path / 'x.pth'}", None)
+    assert found.name == "short"
+    assert found.provenance["head"] is False  # of 1,000 classes, which the file has not
+
+
+def test_what_timm_has_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    text = (
+        "load_model: the weights must be on this machine; got none of timm/resnet10t.c3_in1k in this machine's cache. "
+    )
+    with pytest.raises(ValueError, match=exactly(text + "Download model.safetensors and pass checkpoint=.")):
+        load_model("timm:resnet10t.c3_in1k")
+    with pytest.raises(ValueError, match=r"load_model: timm must know the name; got 'resnet10z'\. Close matches: "):
+        load_model("timm:resnet10z")
+
+
+# --- Hugging Face ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=32, patch_size=8
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    looks = {"image_mean": MEANS, "image_std": STDS, "do_normalize": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(looks))
+    return folder
+
+
+def test_hugging_face_by_its_folder(vit: Path) -> None:
+    import transformers
+
+    net = load_model(f"hf:{vit}", name="vit")
+    own = transformers.ViTForImageClassification.from_pretrained(vit).eval()
+    found = repsim.extract(net, IMAGES, progress=False)
+    with torch.no_grad():
+        right = own(normalised()).logits
+    assert found.outputs is not None
+    torch.testing.assert_close(found.outputs, right, atol=1e-5, rtol=1e-4)
+    assert net.provenance["checkpoint"] == "model.safetensors"
+    assert net.provenance["seed"] is None
+    assert any(layer.startswith("vit.") for layer in found.layers)
+
+
+def test_code_of_a_folders_own_is_never_run(vit: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    for file in vit.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "own.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    config = json.loads((vit / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "own.Net"}}))
+    text = (
+        f"load_model: hf: takes architectures of transformers; got {tmp_path} with ViTForImageClassification and code "
+        "of its own. Load it yourself and pass the module."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        load_model(f"hf:{tmp_path}")
+    assert not mark.exists()
+
+
+def test_what_hugging_face_has_not(vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    text = (
+        "load_model: hf: takes a folder or a downloaded id; got no folder some/thing, and nothing of that id in the "
+        "cache. Download config.json and model.safetensors of it into a folder."
+    )
+    with pytest.raises(FileNotFoundError, match=exactly(text)):
+        load_model("hf:some/thing")
+    (tmp_path / "config.json").write_text((vit / "config.json").read_text())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    text = (
+        f"load_model: hf: takes weights as safetensors; got none in {tmp_path}. "
+        "Save it again with model.save_pretrained(folder)."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        load_model(f"hf:{tmp_path}")
+    with pytest.raises(ValueError, match="hf: networks have the head of their file; got num_classes=3"):
+        load_model(f"hf:{vit}", num_classes=3)
+
+
+# --- Texts ----------------------------------------------------------------------------------------------------
+
+WORDS = ["[PAD]", "[UNK]", "a", "good", "bad", "film", "the", "plot", "was", "dull", "bright"]
+TEXTS = "label,text,id\n1,a good film,x\n0,the plot was dull,y\n1,bright,z\n0,a bad plot,w\n"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=12,
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    fast.model_max_length = 12
+    fast.save_pretrained(folder)
+    return folder
+
+
+def test_texts_of_a_file_go_through_a_network_of_texts(bert: Path, tmp_path: Path) -> None:
+    import transformers
+
+    path = tmp_path / "films.csv"
+    path.write_text(TEXTS, encoding="utf-8")
+    data = repsim.load_data(f"text:{path}")
+    net = load_model(f"hf:{bert}", name="bert")
+    found = repsim.extract(net, data, layers="encoder.layer.*", progress=False)
+    own, kept = transformers.BertModel.from_pretrained(bert).eval(), []
+    for text in data.texts:  # one by one: no padding anywhere
+        ids = torch.tensor([[WORDS.index(w) for w in text.split()]])
+        with torch.no_grad():
+            kept.append(own(ids, output_hidden_states=True).hidden_states[1].mean(1)[0])
+    torch.testing.assert_close(found["encoder.layer.0"], torch.stack(kept), atol=1e-5, rtol=1e-4)
+    assert found.labels is not None
+    assert found.labels.tolist() == [1, 0, 1, 0]
+    assert (found.ids, found.digest) == (("x", "y", "z", "w"), data.digest)
+    assert found.outputs is None
+    text = (
+        "extract: texts need a tokenizer; got none for text:films.csv. "
+        "Pass a network of hf:FOLDER with its tokenizer, or [data.encoded(tokenizer)]."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        repsim.extract(nn.Sequential(nn.Linear(2, 2)), data)
+
+
+# --- ONNX, and libraries that are not there -------------------------------------------------------------------
+
+
+def test_onnx_goes_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def convert(path: str) -> nn.Module:
+        seen.append(path)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
+
+    library: Any = ModuleType("onnx2torch")
+    library.convert = convert
+    monkeypatch.setitem(sys.modules, "onnx2torch", library)
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"onnx")
+    net = load_model(f"onnx:{path}")
+    assert seen == [str(path)]
+    assert net(IMAGES).shape == (3, 2)
+    assert net.provenance["checkpoint"] == "x.onnx"
+    text = f"load_model: the ONNX file must exist; got {tmp_path / 'y.onnx'}. Check the path."
+    with pytest.raises(FileNotFoundError, match=exactly(text)):
+        load_model(f"onnx:{tmp_path / 'y.onnx'}")
+
+
+@pytest.mark.parametrize(("module", "name"), [("timm", "timm:resnet10t"), ("transformers", "hf:folder")])
+def test_a_library_that_is_not_installed(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    kind = name.partition(":")[0]
+    text = f'load_model: {kind}: needs {module}; got none installed. Install it: pip install "repsim-toolkit[{kind}]".'
+    with pytest.raises(ValueError, match=exactly(text)):
+        load_model(name)
+
+
+def test_a_name_on_the_command_line(tmp_path: Path) -> None:
+    torch.save(load_model("digits_conv", seed=1).net.state_dict(), tmp_path / "a.pth")
+    assert named_network(f"first=digits_conv:{tmp_path / 'a.pth'}", None).name == "first"
+    assert named_network(f"digits_conv:{tmp_path / 'a.pth'}", None).name == "a"
+    other = tmp_path / "x=y.pth"
+    other.write_bytes((tmp_path / "a.pth").read_bytes())
+    assert named_network(f"digits_conv:{other}", None).name == "x=y"
