@@ -227,8 +227,8 @@ def answering(function: Callable[[Tensor], Any]) -> nn.Sequential:
         (
             lambda: live(answering(lambda x: x @ x.T), rows(4, 5)),
             ValueError,
-            "live: layer 'odd' must give a row of features for each sample; got shape (2, 2) for 2 samples, where 2 axes "
-            "grow with the batch. Leave this layer out of layers=.",
+            "live: layer 'odd' must give a row of features for each sample; got shape (2, 2) for 2 samples, where 2 "
+            "axes grow with the batch. Leave this layer out of layers=.",
         ),
         (
             lambda: live(Colour(), rows(4, 3, 5, 5), batch_size=0),
