@@ -29,7 +29,8 @@ class DryRuns:
 
     Attributes:
         calls: Every call of every tapped layer, in order, with its layout or why it has none.
-        answers: What the network answered to two samples and to three, the first two of which are the same.
+        answers: What the network answered to two samples and to three, the first two of which are the same; with other
+            random numbers where it draws some.
         random: Whether the network draws random numbers.
     """
 
@@ -74,6 +75,8 @@ def dry_runs(
         few, small = passed(batch(FEW))
         random = not torch.equal(state, torch.get_rng_state())
         trace, more, large = _traced(passed, net, batch(MORE))
+        if random:
+            large = run(batch(MORE))  # with other random numbers
         other = _at_another_size(passed, net, batch(FEW), trace)
     found: dict[str, Finding] = {}
     for row, call in few.items():

@@ -2,7 +2,9 @@
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -129,7 +131,7 @@ class TappedNetwork:
         happens. Another thread that records the same network waits until this one has left. What `write` is given may
         be overwritten by the network's next operation, so it copies.
         """
-        rows, calls, seen = 0, dict[str, int](), dict[str, int]()
+        rows, calls, seen, done = 0, dict[str, int](), dict[str, int](), _Done()
         masks: list[Tensor] = []
 
         def hook(layer: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -142,7 +144,7 @@ class TappedNetwork:
                 if row not in self._plans:
                     seen[row] = 0
                     return
-                features = self._features(row, output, rows, masks)
+                features = self._features(row, output, rows, masks, done)
                 seen[row] = features.shape[1]
                 if self.widths is not None and seen[row] != self.widths.get(row, seen[row]):
                     got = f"{seen[row]} after {self.widths[row]}"
@@ -157,6 +159,7 @@ class TappedNetwork:
             rows, masks = rows_of(x), masks_of(x)
             calls.clear()
             seen.clear()
+            done.clear()
             answer = self._run(x)
             if others := seen.keys() ^ self._plans.keys():
                 got = f"{some(sorted(others))} in some batches only"
@@ -200,21 +203,25 @@ class TappedNetwork:
             return _Plan(None, finding.samples, reduce)
         return None
 
-    def _features(self, row: str, output: Any, rows: int, masks: list[Tensor]) -> Tensor:
+    def _features(self, row: str, output: Any, rows: int, masks: list[Tensor], done: "_Done") -> Tensor:
         plan, x = self._plans[row], first_tensor(output)
         if x is None or not x.is_floating_point():
             got = type(output).__name__ if x is None else str(x.dtype)
             raise ValueError(message(self._function, f"layer {row!r} must give floating-point tensors", got, _LEAVE))
+        if (known := done.find(x, plan)) is not None:
+            return known
         if plan.layout is None and x.ndim > plan.samples and x.shape[plan.samples] == rows:
-            return plan.reduce(Output(row, x.movedim(plan.samples, 0), None))
-        if plan.layout is None or not plan.layout.fits(x, rows):
+            out = Output(row, x.movedim(plan.samples, 0), None)
+        elif plan.layout is not None and plan.layout.fits(x, rows):
+            ordered, places = plan.layout.samples_first(x, rows), plan.layout.positions
+            out = Output(row, ordered, places, mask_for(self._function, row, ordered, places, masks))
+        else:
             must = f"layer {row!r} must keep its axes" + (f", {plan.layout.code}" if plan.layout is not None else "")
             example = f'axes={{{row!r}: "nchw"}}'
             advice = f"Say which axis is which, as in {example}, or choose other layers"
             got = f"shape {tuple(x.shape)} for {rows} samples"
             raise ValueError(message(self._function, must, got, advice))
-        ordered, places = plan.layout.samples_first(x, rows), plan.layout.positions
-        return plan.reduce(Output(row, ordered, places, mask_for(self._function, row, ordered, places, masks)))
+        return done.keep(x, plan, plan.reduce(out))
 
     def _refusal(self, row: str, finding: Finding) -> str:
         if isinstance(finding, Undecided):
@@ -243,11 +250,35 @@ class TappedNetwork:
         self.facts |= {"cautions": said} if said else {}
 
 
+@dataclass(frozen=True)
 class _Plan:
     """How rows are made of one call's outputs: by its layout, or by the axis of samples where that is all it takes."""
 
-    def __init__(self, layout: Layout | None, samples: int, reduce: Reduction) -> None:
-        self.layout, self.samples, self.reduce = layout, samples, reduce
+    layout: Layout | None
+    samples: int
+    reduce: Reduction
+
+
+class _Done:
+    """Rows made in one pass. Many modules hand on what came in, as dropout does: that is not reduced again."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[int, _Plan], tuple[weakref.ref[Tensor], int, Tensor]] = {}
+
+    def find(self, x: Tensor, plan: _Plan) -> Tensor | None:
+        """The rows of this very tensor, unless an operation in place has changed it since."""
+        kept, version, rows = self._rows.get((id(x), plan), (None, 0, None))
+        return rows if kept is not None and kept() is x and version == x._version else None
+
+    def keep(self, x: Tensor, plan: _Plan, rows: Tensor) -> Tensor:
+        """Keeps rows, where they are not the tensor's own memory, which may be changed."""
+        if rows.numel() < x.numel():
+            self._rows[id(x), plan] = weakref.ref(x), x._version, rows
+        return rows
+
+    def clear(self) -> None:
+        """Forgets all, before another pass."""
+        self._rows.clear()
 
 
 def _module(row: str) -> str:

@@ -815,7 +815,7 @@ def test_a_reduction_of_ones_own_that_makes_no_rows_is_refused() -> None:
 @pytest.mark.parametrize("option", ["axes", "reduction"])
 def test_a_glob_that_means_no_layer_is_refused(option: str) -> None:
     given: dict[str, Any] = {option: {"tow": "nc" if option == "axes" else "mean"}}
-    text = f"extract: {option}= must name modules of the network; got 'tow'. Close matches: two, one."
+    text = f"extract: {option}= must name modules of the network; got 'tow'. Close matches: two."
     with pytest.raises(ValueError, match=exactly(text)):
         extract(perceptron(), rows(10, 4), **given)
 
@@ -916,7 +916,7 @@ def test_pools_have_one_to_three_axes_of_positions() -> None:
         ("pool:-1", "Close matches: pool:K"),
         ("pool:2.5", "Close matches: pool:K"),
         ("pool:²", "Close matches: pool:K"),
-        ("mean_token", "Close matches: mean_tokens, mean, flatten"),
+        ("mean_token", "Close matches: mean_tokens, mean, flatten, auto"),
     ],
 )
 def test_an_unknown_reduction_is_met_with_the_closest_ones(name: str, advice: str) -> None:
