@@ -7,7 +7,7 @@ from typing import Any
 
 from repsim._checks import did_you_mean, fraction, message
 
-_RECIPES = "standard, pgd, trades, fast, free, noise, macer, noisy_pretraining, mixup or cutmix"
+_RECIPES = "standard, pgd, amata, trades, fast, free, yopo, noise, macer, noisy_pretraining, mixup or cutmix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -636,6 +636,8 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
     "pgd": ({"steps": 4}, 5),
     "trades": ({"steps": 4}, 6),  # the clean and the moved inputs are both learned
     "free": ({"replays": 3}, 3),
+    "yopo": ({"rounds": 4, "steps": 3}, 4),  # what passes through the first layer alone is not counted
+    "amata": ({"steps": 4}, 5),
     "noise": ({}, 1),
     "mixup": ({}, 1),
     "cutmix": ({}, 1),

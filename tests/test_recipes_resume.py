@@ -27,6 +27,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "trades": {"epochs": 3, "steps": 1},
     "fast": {"epochs": 3, "check_fall": 1.0},
     "free": {"epochs": 6, "replays": 2},
+    "amata": {"epochs": 3, "steps": 3, "first_steps": 1},
+    "yopo": {"epochs": 3, "rounds": 2, "steps": 1, "first_rounds": 1},
     "noise": {"epochs": 3, "momentum": 0.0, "certify_images": 0},
     "mixup": {"epochs": 3, "decay_epochs": (1,)},
     "cutmix": {"epochs": 3, "label_noise": 0.2},

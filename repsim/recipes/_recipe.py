@@ -107,6 +107,12 @@ class Recipe(ABC):
                 value = tuple(value)
                 object.__setattr__(self, setting.name, value)
             self._check(setting.name, value, setting.default)
+        for setting in dataclasses.fields(self):
+            counted = setting.name.removeprefix("first_")
+            if counted != setting.name and getattr(self, setting.name) > getattr(self, counted):
+                must = f"{type(self).__name__}.{setting.name} must be at most {counted}={getattr(self, counted)}"
+                advice = "It rises to that; 0 leaves it constant"
+                raise ValueError(message("recipe", must, f"{getattr(self, setting.name)}", advice))
         augmentation(self.augment)
 
     @abstractmethod
@@ -116,6 +122,10 @@ class Recipe(ABC):
     def stages(self) -> tuple[Stage, ...]:
         """The parts of the training, in order."""
         return (Stage(self.epochs, self.learning_rate, self.loss),)
+
+    def in_epoch(self: Self, epoch: int, epochs: int) -> Self:
+        """The recipe with the settings of one epoch of a stage; most keep theirs throughout."""
+        return self
 
     def update(self, run: Run, loss: Loss, x: Images, y: Labels) -> None:
         """What is done with a batch: one step, unless a recipe says otherwise."""
@@ -163,7 +173,7 @@ class Recipe(ABC):
         }.get(type(default), ("", True))
         if not fits:
             raise TypeError(message("recipe", f"{where} must be {wanted}", repr(value), "Correct the setting"))
-        low = 1 if name in ("epochs", "batch_size", "replays", "copies") else 0
+        low = 1 if name in ("epochs", "batch_size", "replays", "rounds", "copies") else 0
         noise, radius = name in ("sigma", "sigmas"), name.split("_")[-1] == "eps"
         high = MOST_NOISE if noise else 1.0 if radius or name == "label_noise" else math.inf
         for number in value if isinstance(value, tuple) else (value,):

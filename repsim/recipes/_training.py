@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +122,17 @@ def train(
     report = after_epoch or (lambda epoch: None)
     report(run.epoch)
     written = time.perf_counter()
-    epochs = [(stage, epoch) for stage in recipe.stages() for epoch in range(stage.epochs)]
+    epochs = [(part, stage, epoch) for part, stage in enumerate(recipe.stages()) for epoch in range(stage.epochs)]
     per_epoch = max(1, len(data) // recipe.batch_size)
     with progress_bar(len(epochs) * per_epoch, f"train {name}", "step", show=progress) as bar, _counted(run):
         bar.update(run.epoch * per_epoch)
-        for stage, epoch in epochs[run.epoch :]:
+        for part, stage, epoch in epochs[run.epoch :]:
             if run.stopped:
                 break
             began = time.perf_counter()
             with _own_random_numbers(seed, run.epoch, device):
-                _epoch(recipe, stage, epoch, run, order, augment, bar)
+                now = recipe.in_epoch(epoch, stage.epochs)
+                _epoch(now, replace(stage, loss=now.stages()[part].loss), epoch, run, order, augment, bar)
             run.epoch += 1
             run.stopped = recipe.after_epoch(run)
             if snapshots is not None:

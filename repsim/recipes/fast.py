@@ -6,7 +6,7 @@ of the epoch before where accuracy on it falls. The attacks see the network in e
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repsim.attacks import ThreatModel, pgd
+from repsim.recipes._annealing import rising, shorter
 from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe, Run
 
 
@@ -22,7 +23,9 @@ class Fast(Recipe):
     """Cross-entropy on inputs moved by one step from a random start, with a watch for catastrophic overfitting."""
 
     eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
-    step_size: float = 0.125  # length of its one step, pixels of [0, 1]
+    step_size: float = 0.125  # length of its step, pixels of [0, 1]
+    steps: int = 1  # gradient evaluations of the training attack; the paper's is one
+    first_steps: int = 0  # steps in the first epoch, rising to `steps` while steps × step_size stays; 0: constant
     check_steps: int = 5  # gradient evaluations of the PGD attack after each epoch, steps of eps/4
     check_fall: float = 0.2  # fall of that accuracy from one epoch to the next that ends the training
 
@@ -46,13 +49,19 @@ class Fast(Recipe):
         ),
     }
 
+    def in_epoch(self, epoch: int, epochs: int) -> "Fast":
+        steps = rising(self.first_steps, self.steps, epoch, epochs)
+        return replace(self, steps=steps, step_size=shorter(self.step_size, self.steps, steps), first_steps=0)
+
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         net.eval()
         low, high = (x - self.eps).clamp(0, 1), (x + self.eps).clamp(0, 1)
         start = (torch.rand(x.shape, generator=generator) * 2 - 1).to(x) * self.eps
-        moved = (x + start).clamp(low, high).requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(net(moved), y), moved)
-        moved = (moved.detach() + self.step_size * gradient.sign()).clamp(low, high)
+        moved = (x + start).clamp(low, high)
+        for _ in range(self.steps):
+            moved.requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(net(moved), y), moved)
+            moved = (moved.detach() + self.step_size * gradient.sign()).clamp(low, high)
         net.train()
         return F.cross_entropy(net(moved), y)
 
