@@ -7,7 +7,7 @@ from typing import Any
 
 from repsim._checks import did_you_mean, fraction, message
 
-_RECIPES = "standard, pgd, amata, trades, fast, free, yopo, noise, macer, noisy_pretraining, mixup or cutmix"
+_RECIPES = "standard, pgd, amata, trades, fast, free, yopo, noise, macer, noisy_pretraining, mixup, cutmix or pruning"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +104,9 @@ def run(arguments: argparse.Namespace) -> None:
         if isinstance(values, dict):
             told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
             print(f"smoothed by {level}, {certified['images']} test images, n = {certified['n']:,}: {told}")
+    for name, fact in record["facts"].items():
+        told = ", ".join(f"{of} {value:.4g}" for of, value in fact.items()) if isinstance(fact, dict) else str(fact)
+        print(f"{name}: {told}")
     print(f"written to {arguments.out}")
 
 

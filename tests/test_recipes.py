@@ -162,6 +162,10 @@ NOTHING = {
     "yopo, no radius": ("yopo", {"eps": 0.0}),
     "yopo, a radius too small to matter and no steps": ("yopo", {"eps": 1e-9, "steps": 0, "rounds": 1}),
     "amata, no radius": ("amata", {"eps": 0.0}),
+    "pruning, all kept": (
+        "pruning",
+        {"keep": 1.0, "pretrain_epochs": 0, "prune_epochs": 0, "objective": "standard", "learning_rate": 0.1},
+    ),
     "mixup, nothing mixed": ("mixup", {"alpha": 0.0}),
     "cutmix, nothing mixed": ("cutmix", {"alpha": 0.0}),
     "noise, none": ("noise", {"sigma": 0.0}),
@@ -197,7 +201,9 @@ def test_macer_with_one_copy_and_no_hinge_is_training_on_noise(images: tuple[Ima
 def test_a_recipe_with_its_own_settings_is_no_standard_training(
     name: str, images: tuple[ImageSet, ImageSet], small: Trained
 ) -> None:
-    extra = {"macer": {"warmup_epochs": 0}, "noisy_pretraining": {"finetune_epochs": 0}}.get(name, {})
+    extra: dict[str, Any] = {"macer": {"warmup_epochs": 0}, "noisy_pretraining": {"finetune_epochs": 0}}
+    extra["pruning"] = {"pretrain_epochs": 0, "prune_epochs": 0}
+    extra = extra.get(name, {})
     assert float((weights(trained(name, images, epochs=1, **extra)) - weights(small)).abs().max()) > 1e-3
 
 

@@ -638,6 +638,7 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
     "free": ({"replays": 3}, 3),
     "yopo": ({"rounds": 4, "steps": 3}, 4),  # what passes through the first layer alone is not counted
     "amata": ({"steps": 4}, 5),
+    "pruning": ({"steps": 2, "pretrain_epochs": 2, "prune_epochs": 3}, 18),
     "noise": ({}, 1),
     "mixup": ({}, 1),
     "cutmix": ({}, 1),

@@ -135,6 +135,10 @@ class Recipe(ABC):
         """Why the training must end here; empty where it goes on."""
         return ""
 
+    def facts(self, network: nn.Module) -> dict[str, Any]:
+        """What the record shall say of the trained network beside its scores; JSON."""
+        return {}
+
     def certified_sigmas(self) -> tuple[float, ...]:
         """Noise levels at which the network is meant to be certified."""
         return ()

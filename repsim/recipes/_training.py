@@ -165,6 +165,7 @@ def train(
             "test_digest": test.digest,
         },
         "scores": scores,
+        "facts": recipe.facts(network.net),
         "stopped": run.stopped or None,
         "cost": {
             "epochs": run.epoch,
