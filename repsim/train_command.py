@@ -7,7 +7,10 @@ from typing import Any
 
 from repsim._checks import did_you_mean, fraction, message
 
-_RECIPES = "standard, pgd, amata, trades, fast, free, yopo, noise, macer, noisy_pretraining, mixup, cutmix or pruning"
+_RECIPES = (
+    "standard, pgd, amata, trades, fast, free, yopo, noise, macer, noisy_pretraining, consistency, mixup, cutmix, "
+    "distillation or pruning"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -639,6 +639,8 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
     "yopo": ({"rounds": 4, "steps": 3}, 4),  # what passes through the first layer alone is not counted
     "amata": ({"steps": 4}, 5),
     "pruning": ({"steps": 2, "pretrain_epochs": 2, "prune_epochs": 3}, 18),
+    "distillation": ({"alpha": 1.0}, 1),
+    "consistency": ({}, 2),
     "noise": ({}, 1),
     "mixup": ({}, 1),
     "cutmix": ({}, 1),
