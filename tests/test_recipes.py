@@ -162,6 +162,7 @@ NOTHING = {
     "yopo, no radius": ("yopo", {"eps": 0.0}),
     "yopo, a radius too small to matter and no steps": ("yopo", {"eps": 1e-9, "steps": 0, "rounds": 1}),
     "amata, no radius": ("amata", {"eps": 0.0}),
+    "infodrop, no drops": ("infodrop", {"rate": 0.0, "finetune_epochs": 0}),
     "consistency, no noise": ("consistency", {"sigma": 0.0}),
     "distillation, labels alone": ("distillation", {"alpha": 1.0}),
     "pruning, all kept": (
@@ -205,6 +206,7 @@ WITHOUT_PARTS: dict[str, dict[str, Any]] = {
     "noise": {"certify_images": 0},
     "consistency": {"certify_images": 0},
     "noisy_pretraining": {"finetune_epochs": 0, "certify_images": 0},
+    "infodrop": {"finetune_epochs": 0},
     "pruning": {"pretrain_epochs": 0, "prune_epochs": 0},
 }
 

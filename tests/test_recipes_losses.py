@@ -641,6 +641,7 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
     "pruning": ({"steps": 2, "pretrain_epochs": 2, "prune_epochs": 3}, 18),
     "distillation": ({"alpha": 1.0}, 1),
     "consistency": ({}, 2),
+    "infodrop": ({"finetune_epochs": 1}, 2),
     "noise": ({}, 1),
     "mixup": ({}, 1),
     "cutmix": ({}, 1),

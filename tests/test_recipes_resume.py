@@ -32,6 +32,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "pruning": {"epochs": 1, "pretrain_epochs": 1, "prune_epochs": 1, "steps": 1},
     "distillation": {"epochs": 3, "alpha": 1.0},
     "consistency": {"epochs": 3, "certify_images": 0},
+    "infodrop": {"epochs": 2, "finetune_epochs": 1},
     "noise": {"epochs": 3, "momentum": 0.0, "certify_images": 0},
     "mixup": {"epochs": 3, "decay_epochs": (1,)},
     "cutmix": {"epochs": 3, "label_noise": 0.2},
