@@ -9,7 +9,7 @@ from repsim._checks import did_you_mean, fraction, message
 
 _RECIPES = (
     "standard, pgd, amata, trades, fast, free, yopo, noise, macer, noisy_pretraining, consistency, mixup, cutmix, "
-    "distillation, infodrop or pruning"
+    "pani, distillation, d2r, infodrop or pruning"
 )
 
 

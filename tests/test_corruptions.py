@@ -204,7 +204,7 @@ def test_saturation_of_levels_is_the_papers_power_and_ends_in_black_and_white() 
     x, found = pixels(data).numpy(), [pixels(corrupt(data, f"saturate:{severity}")) for severity in (1, 5)]
     wanted = np.sign(2 * x - 1) * np.sqrt(np.abs(2 * x - 1)) / 2 + 0.5
     np.testing.assert_allclose(found[0], wanted, atol=1e-6)
-    assert float(np.abs(found[1].numpy() - (x > 0.5)).max()) < 0.01
+    assert float(np.abs(found[1].numpy() - (x > 0.5)).max()) < 0.05
 
 
 def test_edges_are_where_the_image_changes() -> None:

@@ -163,6 +163,8 @@ NOTHING = {
     "yopo, a radius too small to matter and no steps": ("yopo", {"eps": 1e-9, "steps": 0, "rounds": 1}),
     "amata, no radius": ("amata", {"eps": 0.0}),
     "infodrop, no drops": ("infodrop", {"rate": 0.0, "finetune_epochs": 0}),
+    "pani, nothing mixed": ("pani", {"alpha": 0.0}),
+    "pani, no patch moved": ("pani", {"moved": 0.0}),
     "consistency, no noise": ("consistency", {"sigma": 0.0}),
     "distillation, labels alone": ("distillation", {"alpha": 1.0}),
     "pruning, all kept": (

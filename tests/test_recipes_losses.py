@@ -642,6 +642,8 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
     "distillation": ({"alpha": 1.0}, 1),
     "consistency": ({}, 2),
     "infodrop": ({"finetune_epochs": 1}, 2),
+    "pani": ({}, 1),
+    "d2r": ({"steps": 4}, 7),  # the guide's, and the student's at clean and at moved inputs
     "noise": ({}, 1),
     "mixup": ({}, 1),
     "cutmix": ({}, 1),

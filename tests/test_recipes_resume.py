@@ -33,6 +33,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "distillation": {"epochs": 3, "alpha": 1.0},
     "consistency": {"epochs": 3, "certify_images": 0},
     "infodrop": {"epochs": 2, "finetune_epochs": 1},
+    "pani": {"epochs": 3},
+    "d2r": {"epochs": 3, "steps": 1},
     "noise": {"epochs": 3, "momentum": 0.0, "certify_images": 0},
     "mixup": {"epochs": 3, "decay_epochs": (1,)},
     "cutmix": {"epochs": 3, "label_noise": 0.2},

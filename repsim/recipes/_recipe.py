@@ -52,6 +52,7 @@ class Run:
         data: The training images.
         seed: Of this training.
         memory: Tensors that a recipe keeps from batch to batch; they go into the state file.
+        beside: A network that is trained with it and not given, of recipes that have one; its state is in `memory`.
         epoch: Epochs done, over all stages.
         gradients: Images whose gradient was taken, of the loss and of attacks.
         seconds: Spent in the epochs done.
@@ -64,6 +65,7 @@ class Run:
     data: ImageSet
     seed: int
     memory: dict[str, Tensor] = field(default_factory=dict)
+    beside: nn.Module | None = None
     epoch: int = 0
     gradients: int = 0
     seconds: float = 0.0
