@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 import repsim
-from repsim._gemm import _onednn_works, matmul_nt
-from repsim.models import Network
+from repsim.networks.network import Network
+from repsim.numerics.matmul import _onednn_works, matmul_nt
 
 #: Every convolution and every residual block, 28 layers of a ResNet-20 and 82 of a ResNet-56.
 CONVS_AND_BLOCKS = ["**.conv*", "layer*.*"]

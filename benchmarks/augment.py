@@ -22,7 +22,7 @@ from _measure import Table, arguments, calibrated
 
 import repsim
 from repsim.metrics import CKA, TD
-from repsim.studies.augmentation import judge
+from repsim.studies.augmentation.judging import judge
 
 STANDARD = Path(__file__).resolve().parents[1] / "data" / "digits_standard.safetensors"
 TASKS = {"parity": {"even": [0, 2, 4, 6, 8], "odd": [1, 3, 5, 7, 9]}}
@@ -97,15 +97,15 @@ def judged(networks: dict[str, list[repsim.Network]], train: repsim.ImageSet, te
 
         return run
 
-    from repsim.studies import augmentation
+    from repsim.studies.augmentation import judging as augmentation
 
     begun = time.perf_counter()
     with (
         patch.object(augmentation, "asked_sets", timed("run networks", augmentation.asked_sets)),
         patch.object(TD, "prepare_tasks", timed("fit heads", TD.prepare_tasks)),
-        patch.object(TD, "cross", timed("count pairs", TD.cross)),
+        patch.object(TD, "pairwise", timed("count pairs", TD.pairwise)),
         patch.object(CKA, "prepare", timed("CKA", CKA.prepare)),
-        patch.object(CKA, "cross", timed("CKA", CKA.cross)),
+        patch.object(CKA, "pairwise", timed("CKA", CKA.pairwise)),
     ):
         found = judge(networks, train, test, tasks=TASKS, progress=False)
     seconds["tables and reading"] = time.perf_counter() - begun - sum(seconds.values())

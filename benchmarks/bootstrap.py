@@ -11,8 +11,8 @@ import torch
 from _measure import CONVS_AND_BLOCKS, Table, arguments, calibrated, interleave, load_images, load_pair
 
 import repsim
-from repsim.inference import _draw
 from repsim.metrics import METRICS
+from repsim.similarity.inference import _draw
 
 
 def main() -> None:

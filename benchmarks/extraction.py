@@ -37,10 +37,10 @@ from _measure import (
 )
 
 import repsim
-from repsim._forward import Forward
-from repsim.extraction import CPU_ROWS, select_layers
-from repsim.models import Network
-from repsim.reductions import find_reduction
+from repsim.features.extraction import CPU_ROWS, select_layers
+from repsim.features.forward import TappedNetwork
+from repsim.features.reductions import find_reduction
+from repsim.networks.network import Network
 
 SIZES = (32, 64, 128, 256, 512)
 
@@ -95,7 +95,7 @@ def into(room: dict[str, torch.Tensor], net: Network, images: repsim.ImageSet, b
     def write(layer: str, rows: torch.Tensor) -> None:
         room[layer][at : at + len(rows)] = rows
 
-    with Forward(net, CONVS_AND_BLOCKS, find_reduction("flatten"), "benchmark", None).recording(write) as run:
+    with TappedNetwork(net, CONVS_AND_BLOCKS, find_reduction("flatten"), "benchmark", None).recording(write) as run:
         for at in range(0, len(images), batch):
             run(images.pixels(slice(at, at + batch)))
 

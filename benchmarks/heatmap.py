@@ -50,9 +50,9 @@ from torch import Tensor
 
 import repsim
 from repsim import Activations
-from repsim._gemm import matmul_nt
-from repsim.live import LiveActivations
-from repsim.models import Network
+from repsim.features.live_activations import LiveActivations
+from repsim.networks.network import Network
+from repsim.numerics.matmul import matmul_nt
 
 PACKAGES = {"torch_cka": "torch_cka", "pytorch-cka": "cka"}  # in the index -> what is imported
 BATCH = 256
@@ -184,7 +184,7 @@ def take(net: Network, images: repsim.ImageSet) -> Activations:
 
 
 def watch(net: Network, images: repsim.ImageSet) -> LiveActivations:
-    return repsim.live(net, images, layers=CONVS_AND_BLOCKS, progress=False)
+    return repsim.features.live_activations(net, images, layers=CONVS_AND_BLOCKS, progress=False)
 
 
 def size(side: Activations) -> float:

@@ -47,11 +47,11 @@ from _measure import (
 from heatmap import PACKAGES, exact_cka, run_package, save_work, worst
 
 import repsim
-from repsim import _exact
-from repsim._gemm import _onednn_works
-from repsim.live import LiveActivations, live
-from repsim.models import Network
-from repsim.similarity import SimilarityMatrix
+from repsim.features.live_activations import LiveActivations, live
+from repsim.networks.network import Network
+from repsim.numerics.matmul import _onednn_works
+from repsim.similarity import exact_cka as _exact
+from repsim.similarity.matrix import SimilarityMatrix
 
 BATCH = 256
 #: GiB that are at hand when a clock starts.

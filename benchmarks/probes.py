@@ -50,8 +50,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import repsim
-from repsim.folds import stratified_folds
-from repsim.probes import LayerProbes
+from repsim.probes.fit import LayerProbes
+from repsim.probes.folds import stratified_folds
 
 WIDTHS = (256, 512, 1024, 2048, 4096)
 #: Width -> (stage, reduction) of a CIFAR ResNet's blocks: 16 × 32×32, 32 × 16×16 and 64 × 8×8 maps.

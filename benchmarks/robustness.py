@@ -29,12 +29,12 @@ import torch.nn.functional as F
 from _measure import Table, arguments, calibrated, interleave, load_images, load_pair, peers_python
 
 import repsim
-from repsim.adversarial import adversarial
-from repsim.attacks.gradient import frozen
-from repsim.extraction import CPU_ROWS
-from repsim.models import Network
+from repsim.features.extraction import CPU_ROWS
+from repsim.networks.answers import frozen
+from repsim.networks.network import Network
 from repsim.recipes import RECIPES, Recipe, train
-from repsim.smoothing import certify
+from repsim.robustness.adversarial_sets import adversarial
+from repsim.robustness.smoothing import certify
 
 STEPS, EPS, BATCH = 10, 8 / 255, 64
 

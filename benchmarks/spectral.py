@@ -17,7 +17,7 @@ from _measure import Table, arguments, interleave, load_images, load_pair
 
 import repsim
 from repsim import Activations, CautionWarning
-from repsim._gemm import matmul_nt
+from repsim.numerics.matmul import matmul_nt
 
 METRICS = ("mean_cca", "svcca", "pwcca", "gulp", "procrustes")
 #: Singular values are part of the floor; for PWCCA the vectors too.

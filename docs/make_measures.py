@@ -1,9 +1,10 @@
-"""Writes the table in docs/measures.md from the measures' own facts.
+"""Writes the table in docs/measures.md, and what `repsim metrics` prints, from the measures' own facts.
 
 python docs/make_measures.py            write it
 python docs/make_measures.py --check    exit with 1 where it is out of date
 """
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from repsim.metrics import METRICS, Metric
 
 PAGE = Path(__file__).with_name("measures.md")
+FACTS = Path(__file__).parents[1] / "repsim" / "metrics" / "facts.json"
 START, END = "<!-- facts: written by make_measures.py -->", "<!-- end of facts -->"
 
 
@@ -38,6 +40,24 @@ def line(name: str, metric: Metric) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def facts() -> str:
+    """What `repsim metrics` prints, which does not wait for torch."""
+    rows = [
+        {
+            "name": name,
+            "kind": metric.kind,
+            "bounds": f"[{metric.bounds[0]:g}, {metric.bounds[1]:g}]",
+            "equal": f"{metric.self_value:g}",
+            "unchanged under": ", ".join(sorted(metric.invariances)),
+            "cost": metric.cost,
+            "source": metric.source,
+            "says": metric.meaning,
+        }
+        for name, metric in sorted(METRICS.items())
+    ]
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+
+
 def page() -> str:
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(START)
@@ -45,7 +65,8 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    fresh = page()
+    fresh = {PAGE: page(), FACTS: facts()}
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if fresh == PAGE.read_text(encoding="utf-8") else 1)
-    PAGE.write_text(fresh, encoding="utf-8")
+        sys.exit(0 if all(f.exists() and f.read_text(encoding="utf-8") == text for f, text in fresh.items()) else 1)
+    for file, text in fresh.items():
+        file.write_text(text, encoding="utf-8")

@@ -3,26 +3,64 @@
 The one idea is two networks, the same inputs, one labelled matrix:
 
     load_model + load_data -> extract -> compare -> heatmap
-    (checkpoints, images)    (Activations)  (SimilarityMatrix)  (a picture)
+    (weights,    images)     (Activations)  (SimilarityMatrix)  (a picture)
 
 How sure a value is: `bootstrap`, `permutation_test`, `difference`. What it is made of: `disagreements`, `lambda_curve`,
 `dimension`. More than two networks: `compare_many`. Features too large to keep: `live`.
 """
 
-from repsim import metrics, plots, tasks
-from repsim.activations import Activations
-from repsim.data import ImageSet, load_data
-from repsim.dimension import dimension
-from repsim.disagreement import Disagreements, disagreements
-from repsim.extraction import extract
-from repsim.inference import Difference, bootstrap, difference, permutation_test
-from repsim.live import live
-from repsim.many import compare_many
-from repsim.models import Network, load_model
-from repsim.plots import heatmap, layer_curve, panels
-from repsim.probes import fit_probes
-from repsim.ridge import LambdaCurve, lambda_curve
-from repsim.similarity import CautionWarning, SimilarityMatrix, compare
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repsim import metrics, plots
+    from repsim._common.provenance import CautionWarning
+    from repsim.data import ImageSet, load_data, tasks
+    from repsim.features import Activations, extract, live
+    from repsim.networks import Network, load_model
+    from repsim.plots import heatmap, layer_curve, panels
+    from repsim.probes import fit_probes
+    from repsim.similarity import (
+        Difference,
+        Disagreements,
+        LambdaCurve,
+        SimilarityMatrix,
+        bootstrap,
+        compare,
+        compare_many,
+        difference,
+        dimension,
+        disagreements,
+        lambda_curve,
+        permutation_test,
+    )
+
+#: Folder -> the public names that it gives this page. They are imported when they are asked for, so that
+#: `import repsim` and the command line's help do not wait for torch.
+_PAGES = {
+    "repsim.data": ("ImageSet", "load_data"),
+    "repsim.features": ("Activations", "extract", "live"),
+    "repsim.networks": ("Network", "load_model"),
+    "repsim.plots": ("heatmap", "layer_curve", "panels"),
+    "repsim.probes": ("fit_probes",),
+    "repsim.similarity": (
+        "CautionWarning",
+        "Difference",
+        "Disagreements",
+        "LambdaCurve",
+        "SimilarityMatrix",
+        "bootstrap",
+        "compare",
+        "compare_many",
+        "difference",
+        "dimension",
+        "disagreements",
+        "lambda_curve",
+        "permutation_test",
+    ),
+}
+
+_MODULES = {"metrics": "repsim.metrics", "plots": "repsim.plots", "tasks": "repsim.data.tasks"}
 
 __all__ = [
     "Activations",
@@ -53,3 +91,19 @@ __all__ = [
     "plots",
     "tasks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        found = importlib.import_module(_MODULES[name])
+    else:
+        page = next((page for page, names in _PAGES.items() if name in names), None)
+        if page is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(page), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

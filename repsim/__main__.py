@@ -2,6 +2,6 @@
 
 import sys
 
-from repsim.cli import main
+from repsim.cli.main import main
 
 sys.exit(main())

@@ -81,7 +81,13 @@ def test_the_reader_tells_late_imports_from_early_ones(tmp_path: Path) -> None:
 
 def test_the_files_are_found() -> None:
     found = {module(file) for file in FILES}
-    assert {"repsim", "repsim.metrics", "repsim.metrics.cka", "repsim.similarity", "repsim.cli"} <= found
+    assert {
+        "repsim",
+        "repsim.metrics",
+        "repsim.metrics.alignment.cka",
+        "repsim.similarity.comparison",
+        "repsim.cli.main",
+    } <= found
 
 
 # --- Directions -----------------------------------------------------------------------------------------------
@@ -98,7 +104,7 @@ def test_metrics_know_only_tensors(file: Path) -> None:
 
 @pytest.mark.parametrize("file", [f for f in FILES if module(f).startswith("repsim.plots")], ids=name_of)
 def test_plots_know_only_results(file: Path) -> None:
-    own = ("repsim._checks", "repsim._matching", "repsim.plots")
+    own = ("repsim._common.messages", "repsim.networks.layers", "repsim.plots")
     found = ("similarity", "ridge", "disagreement", "data", "smoothing", "blocks")
     results = tuple(f"repsim.{name}" for name in found)  # as types alone
     for everywhere, allowed in ((False, own), (True, own + results)):
@@ -109,18 +115,18 @@ def test_plots_know_only_results(file: Path) -> None:
 @pytest.mark.parametrize("file", [f for f in FILES if module(f) != "repsim.__main__"], ids=name_of)
 def test_nothing_imports_the_command_line(file: Path) -> None:
     names = imported(file, everywhere=True)
-    assert not reaches(names, "repsim.cli")
+    assert not reaches(names, "repsim.cli.main")
     assert not reaches(names, "repsim.__main__")
 
 
 def test_only_what_stands_on_top_imports_recipes_and_the_demo() -> None:
     users = {module(f) for f in FILES if reaches(imported(f, everywhere=True), "repsim.recipes")}
     below = {m for m in users if not m.startswith(("repsim.recipes", "repsim.studies"))}
-    assert below <= {"repsim.demo", "repsim.train_command"}
+    assert below <= {"repsim.cli.demo", "repsim.cli.train"}
     users = {module(f) for f in FILES if reaches(imported(f, everywhere=True), "repsim.studies")}
     below = {m for m in users if not m.startswith("repsim.studies")}
-    assert below <= {"repsim.robustness_command", "repsim.augment_command", "repsim.cli"}
-    assert {module(f) for f in FILES if reaches(imported(f, everywhere=True), "repsim.demo")} <= {"repsim.cli"}
+    assert below <= {"repsim.cli.robustness", "repsim.cli.augment", "repsim.cli.main"}
+    assert {module(f) for f in FILES if reaches(imported(f, everywhere=True), "repsim.cli.demo")} <= {"repsim.cli.main"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)

@@ -4,12 +4,12 @@ import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import repsim
 from repsim.metrics import METRICS
+from tests.support.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = ROOT
 
 
 def test_the_table_of_measures_is_the_codes_own() -> None:

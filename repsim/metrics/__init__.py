@@ -1,29 +1,90 @@
-"""Measures of similarity. One file is one family; every file with a `METRICS` table is found by itself.
+"""Measures of similarity, in families that share their work; each file has a table `METRICS` of its names.
 
-`METRICS` maps names to ready instances; the classes are the families with their settings, so
-`repsim.metrics.TD(seed=1)` is `td` under another split.
+`METRICS` here maps all names to ready instances; the classes have their settings, so `repsim.metrics.TD(seed=1)` is
+`td` under another split. A new measure is its file and one line of import on this page.
 """
 
 import ast
 import dataclasses
-import importlib
-import pkgutil
+import sys
+from collections.abc import Iterable
 from typing import Any
 
-from repsim._checks import did_you_mean, message
-from repsim.metrics._base import Cross, Metric, TaskMetric
+from repsim._common.messages import did_you_mean, message
+from repsim.metrics.alignment.cka import CKA
+from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
+from repsim.metrics.alignment.cka_rbf import RBFCKA
+from repsim.metrics.base import Metric, MetricFacts, PairwiseResult, TaskMetric
+from repsim.metrics.geometry.neighbours import CKNNA, MutualKNN
+from repsim.metrics.geometry.rsa import RSA
+from repsim.metrics.spectral.cca import CCA
+from repsim.metrics.spectral.linear_regression import LinearRegression
+from repsim.metrics.spectral.procrustes import Procrustes
+from repsim.metrics.spectral.ridge_smoothers import GULP, WhiteTD
+from repsim.metrics.transferred.td import TD
+from repsim.metrics.transferred.td_regression import RegressionTD
+from repsim.metrics.transferred.td_soft import SoftTD
+
+
+def _by_name(families: Iterable[type[Metric]]) -> dict[str, Metric]:
+    """The tables of the files in which the classes are.
+
+    Raises:
+        ValueError: Two measures of one name.
+    """
+    found: dict[str, Metric] = {}
+    for module in dict.fromkeys(family.__module__ for family in families):
+        for name, metric in sys.modules[module].METRICS.items():
+            if name in found:
+                got = f"{name!r} in {module} and in {type(found[name]).__module__}"
+                raise ValueError(message("metrics", "every measure must have a name of its own", got, "Rename one"))
+            found[name] = metric
+    return found
+
 
 #: Every measure by name.
-METRICS: dict[str, Metric] = {}
+METRICS: dict[str, Metric] = _by_name(
+    (
+        CKA,
+        MinibatchCKA,
+        RBFCKA,
+        CCA,
+        LinearRegression,
+        Procrustes,
+        GULP,
+        WhiteTD,
+        CKNNA,
+        MutualKNN,
+        RSA,
+        TD,
+        RegressionTD,
+        SoftTD,
+    )
+)
 
-for _info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
-    if not _info.name.startswith("_"):
-        _module = importlib.import_module(f"{__name__}.{_info.name}")
-        METRICS.update(_module.METRICS)
-        for _metric in _module.METRICS.values():
-            globals()[type(_metric).__name__] = type(_metric)
-
-__all__ = ["METRICS", "Cross", "Metric", "TaskMetric", "get_metric", "metric_name"]
+__all__ = [
+    "CCA",
+    "CKA",
+    "CKNNA",
+    "GULP",
+    "METRICS",
+    "RBFCKA",
+    "RSA",
+    "TD",
+    "LinearRegression",
+    "Metric",
+    "MetricFacts",
+    "MinibatchCKA",
+    "MutualKNN",
+    "PairwiseResult",
+    "Procrustes",
+    "RegressionTD",
+    "SoftTD",
+    "TaskMetric",
+    "WhiteTD",
+    "get_metric",
+    "metric_name",
+]
 
 
 def get_metric(metric: str | Metric) -> Metric:
@@ -90,7 +151,7 @@ def _settings(metric: Metric) -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Reached only for names that are not there: the loop above has set every family's class.
+    # Reached only for names that are not there: every family's class is imported by name.
     raise AttributeError(f"repsim.metrics has no {name!r}. {did_you_mean(name, [*METRICS, *map(_family, METRICS)])}.")
 
 

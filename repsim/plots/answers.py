@@ -5,23 +5,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repsim._checks import message
-from repsim.plots._style import TICK_LETTERS, TICK_POINTS, axis_points, short, thin
+from repsim._common.messages import message
+from repsim.plots.protocols import Answers, Images
+from repsim.plots.style import TICK_LETTERS, TICK_POINTS, axis_points, short, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from repsim.data import ImageSet
-    from repsim.disagreement import Disagreements
 
 #: Colours of a right and a wrong answer; a tick and a cross say the same without colour.
 _RIGHT, _WRONG = "#1b6e3c", "#b3261e"
 
 
 def disagreement_grid(
-    found: "Disagreements",
-    data: "ImageSet",
+    found: "Answers",
+    data: "Images",
     *,
     count: int = 20,
     columns: int = 5,
@@ -90,7 +89,7 @@ def disagreement_grid(
     return axes
 
 
-def confusion(found: "Disagreements", *, ax: "Axes | None" = None) -> "Axes":
+def confusion(found: "Answers", *, ax: "Axes | None" = None) -> "Axes":
     """Draws how often A answered the row's class where B answered the column's.
 
     Only cells off the diagonal are coloured: there the answers differ. The diagonal, which holds most samples and would
@@ -141,17 +140,17 @@ def confusion(found: "Disagreements", *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def _check_images(found: "Disagreements", data: "ImageSet") -> None:
+def _check_images(found: "Answers", data: "Images") -> None:
     """The images must be those that were compared: the ids stand in the same rows."""
     for row, name in zip(found.rows, found.ids, strict=True):
         held = data.ids[int(row)] if int(row) < len(data) else "nothing"
         if name not in (held, str(int(row))):  # features without ids name their rows
             got = f"{held} in row {int(row)} of {data.name!r}, where {name} is needed"
-            advice = "Pass the ImageSet that the features were extracted on"
+            advice = "Pass the Images that the features were extracted on"
             raise ValueError(message("disagreement_grid", "data must hold the compared samples", got, advice))
 
 
-def _class_names(found: "Disagreements") -> list[str]:
+def _class_names(found: "Answers") -> list[str]:
     """One name per class; its number where it has none."""
     return [str(c) for c in (found.classes if found.class_names is None else found.class_names)]
 

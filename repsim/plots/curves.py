@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repsim._checks import did_you_mean, message
-from repsim._matching import matched_layers
-from repsim.plots._style import (
+from repsim._common.messages import did_you_mean, message
+from repsim.plots.protocols import Certified, Matrix, PenaltyCurve
+from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,
     Limits,
@@ -24,16 +24,13 @@ from repsim.plots._style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from repsim.ridge import LambdaCurve
-    from repsim.similarity import SimilarityMatrix
-    from repsim.smoothing import Certificates
 
 #: How many pairs of layers are drawn where the caller does not choose.
 _PAIRS = 6
 
 
 def layer_curve(
-    *matrices: "SimilarityMatrix",
+    *matrices: "Matrix",
     labels: Sequence[str] | None = None,
     ax: "Axes | None" = None,
     limits: Limits = "bounds",
@@ -97,7 +94,7 @@ def layer_curve(
 
 
 def lambda_curve(
-    curve: "LambdaCurve",
+    curve: "PenaltyCurve",
     pairs: Sequence[tuple[str, str]] | None = None,
     *,
     ax: "Axes | None" = None,
@@ -161,7 +158,7 @@ def lambda_curve(
 
 
 def certified_curve(
-    *certificates: "Certificates", labels: Sequence[str] | None = None, ax: "Axes | None" = None
+    *certificates: "Certified", labels: Sequence[str] | None = None, ax: "Axes | None" = None
 ) -> "Axes":
     """Draws the share of images certified to be answered right against the ℓ2 radius.
 
@@ -235,7 +232,7 @@ def _name_ends(ax: "Axes") -> int:
     return lines + 1
 
 
-def _pair_labels(curve: "LambdaCurve", cells: Sequence[tuple[int, int]]) -> list[str]:
+def _pair_labels(curve: "PenaltyCurve", cells: Sequence[tuple[int, int]]) -> list[str]:
     """Names of pairs of layers: one name where both layers share it."""
     rows, cols = (dict(zip(names, distinct(names, TICK_LETTERS), strict=True)) for names in (curve.rows, curve.cols))
     labels = []
@@ -246,16 +243,16 @@ def _pair_labels(curve: "LambdaCurve", cells: Sequence[tuple[int, int]]) -> list
     return labels
 
 
-def _pairs(curve: "LambdaCurve", pairs: Sequence[tuple[str, str]] | None) -> list[tuple[int, int]]:
+def _pairs(curve: "PenaltyCurve", pairs: Sequence[tuple[str, str]] | None) -> list[tuple[int, int]]:
     """Places of the pairs to draw, in the curve's arrays."""
     if pairs is None:
-        matched = matched_layers(curve.rows, curve.cols)
+        matched = curve.matched()
         if not matched:
             got = f"{len(curve.rows)} layers of {curve.row_model} and {len(curve.cols)} of {curve.col_model}"
             advice = "Choose pairs=[(row layer, column layer), …]"
             raise ValueError(message("lambda_curve", "layers must match by name or in number", got, advice))
         chosen = np.linspace(0, len(matched) - 1, min(_PAIRS, len(matched))).round().astype(int)
-        return [matched[k] for k in chosen]
+        pairs = [matched[k] for k in chosen]
     if not pairs:
         raise ValueError(message("lambda_curve", "there must be a pair", "none", "Leave pairs out for matched layers"))
     for pair in pairs:

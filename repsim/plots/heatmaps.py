@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repsim._checks import message
-from repsim.plots._style import TICK_POINTS, Limits, axis_points, check_set, colour_limits, short, side_label, thin
+from repsim._common.messages import message
+from repsim.plots.protocols import Matrix, Outline
+from repsim.plots.style import (
+    TICK_LETTERS,
+    TICK_POINTS,
+    Limits,
+    axis_points,
+    check_set,
+    colour_limits,
+    distinct,
+    short,
+    side_label,
+    thin,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from repsim.blocks import Blocks
-    from repsim.similarity import SimilarityMatrix
-
 
 def heatmap(
-    matrix: "SimilarityMatrix",
+    matrix: "Matrix",
     *,
     ax: "Axes | None" = None,
     limits: Limits = "bounds",
@@ -27,7 +36,7 @@ def heatmap(
     annotate: bool = False,
     title: str | None = None,
     colorbar: bool = True,
-    outline: "Blocks | None" = None,
+    outline: "Outline | None" = None,
 ) -> "Axes":
     """Draws a similarity matrix, the first layers at the lower left.
 
@@ -102,7 +111,7 @@ def heatmap(
 
 
 def panels(
-    matrices: Sequence["SimilarityMatrix"],
+    matrices: Sequence["Matrix"],
     *,
     titles: Sequence[str] | None = None,
     limits: Limits = "bounds",
@@ -149,9 +158,7 @@ def panels(
     return axes
 
 
-def picture(
-    matrix: "SimilarityMatrix", *, limits: Limits = "bounds", mask: bool = False, annotate: bool = False
-) -> "Figure":
+def picture(matrix: "Matrix", *, limits: Limits = "bounds", mask: bool = False, annotate: bool = False) -> "Figure":
     """A heatmap as a figure of its own, outside pyplot: for files and notebooks' representations."""
     from matplotlib.figure import Figure
 
@@ -160,7 +167,7 @@ def picture(
     return figure
 
 
-def prepare(figure: "Figure", matrix: "SimilarityMatrix") -> "Figure":
+def prepare(figure: "Figure", matrix: "Matrix") -> "Figure":
     """Gives a new figure the size that suits a heatmap, and a margin for what the layout misjudges."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -169,7 +176,7 @@ def prepare(figure: "Figure", matrix: "SimilarityMatrix") -> "Figure":
     return figure
 
 
-def figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
+def figure_size(matrix: "Matrix") -> tuple[float, float]:
     """Width and height in inches: room for a label per layer up to 60 layers, thinned beyond."""
     longest = max(2.2, 0.2 * min(60, max(matrix.values.shape)))
     aspect = _aspect(matrix)
@@ -177,16 +184,16 @@ def figure_size(matrix: "SimilarityMatrix") -> tuple[float, float]:
     return width + 2.6, height + 1.7
 
 
-def _aspect(matrix: "SimilarityMatrix") -> float:
+def _aspect(matrix: "Matrix") -> float:
     """Height by width of the picture: square cells where that leaves room for both axes' labels."""
     return min(2.0, max(0.5, len(matrix.rows) / len(matrix.cols)))
 
 
-def _colours(matrix: "SimilarityMatrix") -> str:
+def _colours(matrix: "Matrix") -> str:
     return "magma" if matrix.definition.kind == "similarity" else "magma_r"
 
 
-def _colorbar(ax: "Axes", matrices: Sequence["SimilarityMatrix"], low: float, high: float) -> None:
+def _colorbar(ax: "Axes", matrices: Sequence["Matrix"], low: float, high: float) -> None:
     values = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
     below, above = bool((values < low).any()), bool((values > high).any())
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
@@ -200,7 +207,7 @@ def _colorbar(ax: "Axes", matrices: Sequence["SimilarityMatrix"], low: float, hi
     bar.ax.tick_params(labelsize=8)
 
 
-def _hatch_missing(ax: "Axes", matrix: "SimilarityMatrix", mask: bool) -> None:
+def _hatch_missing(ax: "Axes", matrix: "Matrix", mask: bool) -> None:
     from matplotlib.patches import Rectangle
 
     for i, j in np.argwhere(np.isnan(matrix.values)):
@@ -208,7 +215,7 @@ def _hatch_missing(ax: "Axes", matrix: "SimilarityMatrix", mask: bool) -> None:
             ax.add_patch(Rectangle((j, i), 1, 1, fill=False, hatch="////", edgecolor="0.5", lw=0))
 
 
-def _outline(ax: "Axes", blocks: "Blocks") -> None:
+def _outline(ax: "Axes", blocks: "Outline") -> None:
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -219,9 +226,10 @@ def _outline(ax: "Axes", blocks: "Blocks") -> None:
         ax.add_patch(frame)
 
 
-def _ticks(ax: "Axes", matrix: "SimilarityMatrix") -> None:
+def _ticks(ax: "Axes", matrix: "Matrix") -> None:
     cols = thin(len(matrix.cols), axis_points(ax, 0))
     rows = thin(len(matrix.rows), axis_points(ax, 1))
-    ax.set_xticks([i + 0.5 for i in cols], [short(matrix.cols[i]) for i in cols], rotation=90)
-    ax.set_yticks([i + 0.5 for i in rows], [short(matrix.rows[i]) for i in rows], rotation=0)
+    names = [distinct(names, TICK_LETTERS) for names in (matrix.rows, matrix.cols)]
+    ax.set_xticks([i + 0.5 for i in cols], [names[1][i] for i in cols], rotation=90)
+    ax.set_yticks([i + 0.5 for i in rows], [names[0][i] for i in rows], rotation=0)
     ax.tick_params(labelsize=TICK_POINTS, length=2, pad=1)

@@ -1,6 +1,5 @@
 """Many networks in one picture, from a table of them against each other: which are alike, and in which groups."""
 
-import dataclasses
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -9,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from repsim._checks import message, some
-from repsim.plots._names import name_points
-from repsim.plots._style import TICK_LETTERS, axis_points, distinct, thin
+from repsim._common.messages import message, some
 from repsim.plots.heatmaps import heatmap, prepare
+from repsim.plots.label_placement import name_points
+from repsim.plots.protocols import Matrix
+from repsim.plots.style import axis_points, distinct, thin
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from repsim.similarity import SimilarityMatrix
 
 #: Room that a network's name may take, in letters.
 _LETTERS = 30
@@ -28,7 +27,7 @@ _REACH = 40.0
 _MARKERS = "osD^vP*X"
 
 
-def clustered_heatmap(matrix: "SimilarityMatrix", *, figure: "Figure | None" = None) -> "Axes":
+def clustered_heatmap(matrix: "Matrix", *, figure: "Figure | None" = None) -> "Axes":
     """Draws a table of networks in the order of a hierarchical clustering, with its tree above.
 
     Args:
@@ -44,10 +43,7 @@ def clustered_heatmap(matrix: "SimilarityMatrix", *, figure: "Figure | None" = N
     distances = _distances("clustered_heatmap", matrix)
     tree = _tree(distances)
     order = [int(i) for i in tree["leaves"]]
-    labels = distinct(matrix.rows, TICK_LETTERS)
-    names = tuple(labels[i] for i in order)
-    values = matrix.values[np.ix_(order, order)]
-    ordered = dataclasses.replace(matrix, values=values, rows=names, cols=names, details={}, reasons={})
+    ordered = matrix.taken(order, order)
     if figure is None:
         import matplotlib.pyplot as plt
 
@@ -66,7 +62,7 @@ def clustered_heatmap(matrix: "SimilarityMatrix", *, figure: "Figure | None" = N
     return ax
 
 
-def dendrogram(matrix: "SimilarityMatrix", *, ax: "Axes | None" = None) -> "Axes":
+def dendrogram(matrix: "Matrix", *, ax: "Axes | None" = None) -> "Axes":
     """Draws which networks join at which distance: hierarchical clustering with average linkage.
 
     Two networks join where the branch that holds both begins; the place is the mean distance of the two groups.
@@ -105,7 +101,7 @@ def dendrogram(matrix: "SimilarityMatrix", *, ax: "Axes | None" = None) -> "Axes
     return ax
 
 
-def mds_map(matrix: "SimilarityMatrix", *, ax: "Axes | None" = None, groups: Mapping[str, str] | None = None) -> "Axes":
+def mds_map(matrix: "Matrix", *, ax: "Axes | None" = None, groups: Mapping[str, str] | None = None) -> "Axes":
     """Draws networks as points whose distances are as close to theirs as a plane allows.
 
     Metric multidimensional scaling minimises Σ(‖xᵢ − xⱼ‖ − δᵢⱼ)². What remains is the title's stress,
@@ -172,7 +168,7 @@ def mds_map(matrix: "SimilarityMatrix", *, ax: "Axes | None" = None, groups: Map
     return ax
 
 
-def _distances(function: str, matrix: "SimilarityMatrix") -> Float[np.ndarray, "m m"]:
+def _distances(function: str, matrix: "Matrix") -> Float[np.ndarray, "m m"]:
     """Symmetric distances with a zero diagonal: 1 − s of similarities, distances as they are."""
     definition, values = matrix.definition, matrix.values
     missing = np.argwhere(np.isnan(values))
@@ -226,13 +222,13 @@ def _plane(distances: Float[np.ndarray, "m m"]) -> tuple[Float[np.ndarray, "m 2"
     return points, float(np.linalg.norm(drawn - distances[upper]) / np.linalg.norm(distances[upper]))
 
 
-def _axis(matrix: "SimilarityMatrix") -> str:
+def _axis(matrix: "Matrix") -> str:
     """What a distance in the picture is."""
     title = matrix.definition.title
     return f"1 − {title}" if matrix.definition.kind == "similarity" else title
 
 
-def _title(matrix: "SimilarityMatrix", points: float) -> str:
+def _title(matrix: "Matrix", points: float) -> str:
     """The measure, n, and what was done to the table, in lines that fit."""
     both = "" if np.allclose(matrix.values, matrix.values.T) else ", mean of both directions"
     rule = f", layers: {matrix.provenance['layers']}" if "layers" in matrix.provenance else ""

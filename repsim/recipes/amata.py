@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset
 from repsim.recipes.pgd import PGD
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset
 
 
 @dataclass(frozen=True)
 class Amata(PGD):
     """Cross-entropy on PGD adversarial inputs, with more and shorter steps from epoch to epoch."""
+
+    name: ClassVar[str] = "amata"
 
     steps: int = 10  # gradient evaluations per attack in the last epoch
     step_size: float = 0.025  # length of an attack step in the last epoch, pixels of [0, 1]

@@ -12,13 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
 from repsim.recipes.trades import divergence
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
 
 
 @dataclass(frozen=True)
 class Consistency(Recipe):
     """Cross-entropy on clean images plus β times the divergence of the answers to noisy ones."""
+
+    name: ClassVar[str] = "consistency"
 
     sigma: float = 0.25  # standard deviation of the noise, pixels of [0, 1]: the one to certify with
     beta: float = 6.0  # weight of the divergence, of nats per image

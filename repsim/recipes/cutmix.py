@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._recipe import DIGITS, Preset
 from repsim.recipes.mixup import Mixup
+from repsim.recipes.training.recipe import DIGITS, Preset
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class CutMix(Mixup):
 
     The border cuts the box; the labels are weighed by the share of pixels that is left of either image.
     """
+
+    name: ClassVar[str] = "cutmix"
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "digits": DIGITS,

@@ -5,9 +5,9 @@ to answer at x', where its answers are furthest from the guide's, as the guide d
 
 CE(g(x), y) + mean (f(x') − g(x))² + b / K · |KL(f(x) ‖ g(x)) − KL(g(x) ‖ f(x))| + c / K · KL(f(x') ‖ g(x)),
 
-with logits in the second term, b and c as `balance` and `imitation`, and divergences that are means over the batch; the authors' are means over the K classes
-too. No paper was at hand and the code has no description: this is our reading of it. Its 1e-5 inside a logarithm
-is left out, and so is an l2 attack that cannot run there.
+with logits in the second term, b and c as `balance` and `imitation`, and divergences that are means over the batch;
+the authors' are means over the K classes too. No paper was at hand and the code has no description: this is our reading
+of it. Its 1e-5 inside a logarithm is left out, and so is an l2 attack that cannot run there.
 """
 
 from collections.abc import Mapping
@@ -19,18 +19,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim._checks import did_you_mean, message
-from repsim.attacks import ThreatModel
-from repsim.attacks.gradient import climb, frozen
-from repsim.models import load_model
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Loss, Preset, Recipe, Run
+from repsim._common.messages import did_you_mean, message
+from repsim.networks.answers import frozen
+from repsim.networks.load import load_model
 from repsim.recipes.distillation import softened
 from repsim.recipes.trades import divergence
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Loss, Preset, Recipe, Run
+from repsim.robustness import ThreatModel
+from repsim.robustness.gradient import climb
 
 
 @dataclass(frozen=True)
 class D2R(Recipe):
     """A student that imitates, at adversarial inputs, a guide of its own architecture trained beside it."""
+
+    name: ClassVar[str] = "d2r"
 
     eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
     steps: int = 7  # gradient evaluations per attack

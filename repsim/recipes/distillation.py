@@ -17,16 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim._checks import did_you_mean, message
-from repsim.attacks import ThreatModel
-from repsim.attacks.gradient import climb, frozen
-from repsim.models import Network, load_model
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim._common.messages import did_you_mean, message
+from repsim.networks.answers import frozen
+from repsim.networks.load import load_model
+from repsim.networks.network import Network
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.robustness import ThreatModel
+from repsim.robustness.gradient import climb
 
 
 @dataclass(frozen=True)
 class Distillation(Recipe):
     """α · CE(student, y) + (1 − α) · T² · KL(teacher ‖ student) + relation · (1 − CKA of their features)."""
+
+    name: ClassVar[str] = "distillation"
 
     teacher: str = ""  # the checkpoint of a trained network; needed unless α is 1 and relation 0
     alpha: float = 0.1  # share of the labels in the loss of the answers, in [0, 1]

@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.attacks import ThreatModel, pgd
-from repsim.recipes._annealing import rising, shorter
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe, Run
+from repsim.recipes.training.annealing import rising, shorter
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe, Run
+from repsim.robustness import ThreatModel, pgd
 
 
 @dataclass(frozen=True)
 class Fast(Recipe):
     """Cross-entropy on inputs moved by one step from a random start, with a watch for catastrophic overfitting."""
+
+    name: ClassVar[str] = "fast"
 
     eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
     step_size: float = 0.125  # length of its step, pixels of [0, 1]

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._annealing import rising
-from repsim.recipes._recipe import CIFAR_CROPS, MNIST, Loss, Preset, Recipe, Run, Stage
+from repsim.recipes.training.annealing import rising
+from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Loss, Preset, Recipe, Run, Stage
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Free(Recipe):
 
     The epochs are divided by the replays, rounded up, so that the cost is that of as many epochs of standard training.
     """
+
+    name: ClassVar[str] = "free"
 
     epochs: int = 60  # passes over the training set, replays counted
     eps: float = 0.1  # linf radius, and length of a step of the inputs, pixels of [0, 1]

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repsim._checks import message
-from repsim.recipes._recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
+from repsim._common.messages import message
 from repsim.recipes.standard import Standard
+from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
 
 #: How far, in pixels, the surroundings of a place reach; and how many of them are compared with it.
 _REACH, _COMPARED = 3, 9
@@ -30,6 +30,8 @@ _REACH, _COMPARED = 3, 9
 @dataclass(frozen=True)
 class InfoDrop(Recipe):
     """Cross-entropy with drops behind the first convolution, then without."""
+
+    name: ClassVar[str] = "infodrop"
 
     rate: float = 1.5  # draws per place and channel, with replacement; even drops would hit 1 − e^−1.5 of the places
     sharpness: float = 0.03  # T: the smaller, the more the drops gather at the flattest places

@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
 from repsim.recipes.noise import Noise
+from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
 
 
 @dataclass(frozen=True)
 class MACER(Recipe):
     """Cross-entropy of the smoothed answer plus a hinge on the certified radius."""
+
+    name: ClassVar[str] = "macer"
 
     warmup_epochs: int = 15  # passes on noise before, in one cycle of their own
     warmup_learning_rate: float = 0.1  # highest rate of the warm-up

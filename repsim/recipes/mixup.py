@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
 
 
 @dataclass(frozen=True)
 class Mixup(Recipe):
     """Cross-entropy on λ·x + (1−λ)·x', weighed by the same λ ~ Beta(α, α), one per batch."""
+
+    name: ClassVar[str] = "mixup"
 
     alpha: float = 1.0  # of the Beta distribution; 0 mixes nothing
 

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
 
 
 @dataclass(frozen=True)
 class Noise(Recipe):
     """Cross-entropy on images with Gaussian noise; the noise leaves [0, 1], as it does in certification."""
+
+    name: ClassVar[str] = "noise"
 
     sigma: float = 0.25  # standard deviation of the noise, pixels of [0, 1]: the one to certify with
 

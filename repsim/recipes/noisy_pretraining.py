@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim._checks import message
-from repsim.recipes._recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
+from repsim._common.messages import message
 from repsim.recipes.standard import Standard
+from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
 
 
 @dataclass(frozen=True)
 class NoisyPretraining(Recipe):
     """Cross-entropy on images with a noise level drawn for each, then on clean images."""
+
+    name: ClassVar[str] = "noisy_pretraining"
 
     sigmas: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)  # standard deviations to draw from, pixels of [0, 1]
     finetune_epochs: int = 5  # passes over the clean images, in one cycle of their own

@@ -16,13 +16,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repsim._checks import message
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim._common.messages import message
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
 
 
 @dataclass(frozen=True)
 class PaniMixup(Recipe):
     """Cross-entropy on patches mixed with their nearest ones, and on labels mixed in the same shares."""
+
+    name: ClassVar[str] = "pani"
 
     neighbours: int = 4  # K: patches of other images that a patch is drawn towards
     patch: int = 4  # side of a patch in pixels; it divides those of the images

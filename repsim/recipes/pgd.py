@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.attacks import ThreatModel, pgd
-from repsim.recipes._annealing import rising, shorter
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.annealing import rising, shorter
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.robustness import ThreatModel, pgd
 
 Self = TypeVar("Self", bound="PGD")
 
@@ -22,6 +22,8 @@ Self = TypeVar("Self", bound="PGD")
 @dataclass(frozen=True)
 class PGD(Recipe):
     """Cross-entropy on PGD adversarial inputs."""
+
+    name: ClassVar[str] = "pgd"
 
     eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
     steps: int = 7  # gradient evaluations per attack

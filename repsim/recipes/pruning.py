@@ -14,13 +14,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from repsim._checks import did_you_mean, message
-from repsim.recipes._recipe import CIFAR_CROPS, MNIST, Loss, Preset, Recipe, Run, Stage
+from repsim._common.messages import did_you_mean, message
+from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Loss, Preset, Recipe, Run, Stage
 
 
 @dataclass(frozen=True)
 class Pruning(Recipe):
     """Dense training, a choice of weights, and training of what is left; each by the loss of another recipe."""
+
+    name: ClassVar[str] = "pruning"
 
     objective: str = "pgd"  # the recipe whose loss all three parts lower; it takes the settings below that it has
     keep: float = 0.1  # share of the weights kept in each layer, in (0, 1]

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
 
 
 @dataclass(frozen=True)
 class Standard(Recipe):
     """Cross-entropy on the images as they are."""
+
+    name: ClassVar[str] = "standard"
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "digits": DIGITS,

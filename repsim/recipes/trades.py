@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes._annealing import rising, shorter
-from repsim.recipes._recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.annealing import rising, shorter
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
 
 Self = TypeVar("Self", bound="TRADES")
 
@@ -22,6 +22,8 @@ Self = TypeVar("Self", bound="TRADES")
 @dataclass(frozen=True)
 class TRADES(Recipe):
     """Cross-entropy on clean inputs plus β times the divergence of the answers to moved ones."""
+
+    name: ClassVar[str] = "trades"
 
     eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
     steps: int = 7  # gradient evaluations per attack

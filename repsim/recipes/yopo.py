@@ -19,14 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim._checks import message
-from repsim.recipes._annealing import rising, shorter
-from repsim.recipes._recipe import CIFAR_CROPS, MNIST, Loss, Preset, Recipe, Run
+from repsim._common.messages import message
+from repsim.recipes.training.annealing import rising, shorter
+from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Loss, Preset, Recipe, Run
 
 
 @dataclass(frozen=True)
 class YOPO(Recipe):
     """Cross-entropy on inputs that move by the first layer's gradient between few full passes."""
+
+    name: ClassVar[str] = "yopo"
 
     eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
     rounds: int = 5  # m: full passes per batch

@@ -1,0 +1,1 @@
+"""What every folder uses, and nobody outside the package: messages, checks, files, provenance."""

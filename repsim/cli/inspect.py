@@ -1,0 +1,67 @@
+"""The verbs that only look: layers, heatmap, metrics."""
+
+import argparse
+import json
+from importlib import resources
+from pathlib import Path
+
+from repsim._common.files import whole_file
+from repsim.cli.tables import print_table
+from repsim.cli.verbs import Verb
+
+
+def _layers_arguments(parser: argparse.ArgumentParser) -> None:
+    from repsim.cli.arguments import NETWORK
+
+    parser.add_argument("network", metavar="NETWORK", help=NETWORK)
+    parser.add_argument("--layers", nargs="+", metavar="GLOB", help="only these")
+
+
+def _layers(arguments: argparse.Namespace) -> None:
+    from repsim.cli.arguments import named_network
+    from repsim.networks.layers import select_layers
+
+    network = named_network(arguments.network, None)
+    names, _ = select_layers(network, arguments.layers)
+    modules = dict(network.net.named_modules())
+    width = max(map(len, names))
+    for name in names:
+        count = sum(p.numel() for p in modules[name].parameters())
+        print(f"{name:{width}s}  {type(modules[name]).__name__:18s} {count:>12,} parameters")
+
+
+def _heatmap_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("matrix", type=Path, metavar="FILE.npz")
+    parser.add_argument("--out", type=Path, metavar="PICTURE", help="default: beside the file, as .png")
+    parser.add_argument("--limits", choices=("bounds", "data"), default="bounds", help="colour limits")
+    parser.add_argument("--mask", action="store_true", help="leave out the upper half of a symmetric matrix")
+    parser.add_argument("--annotate", action="store_true", help="write the values into the cells")
+
+
+def _heatmap(arguments: argparse.Namespace) -> None:
+    from repsim.plots import picture
+    from repsim.similarity.matrix import SimilarityMatrix
+
+    matrix = SimilarityMatrix.load(arguments.matrix)
+    figure = picture(matrix, limits=arguments.limits, mask=arguments.mask, annotate=arguments.annotate)
+    path = arguments.out or arguments.matrix.with_suffix(".png")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    print(f"{matrix!r}\nwritten to {path}")
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _metrics(arguments: argparse.Namespace) -> None:
+    """Prints the measures' own facts, as `docs/make_measures.py` wrote them down: reading them off needs torch."""
+    facts = json.loads(resources.files("repsim.metrics").joinpath("facts.json").read_text(encoding="utf-8"))
+    columns = ["name", "kind", "bounds", "equal", "unchanged under", "cost", "source"]
+    print_table(columns, [[row[column] for column in columns] for row in facts])
+    print("\n" + "\n".join(f"{row['name']}: {row['says']}" for row in facts))
+
+
+LAYERS = Verb(_layers_arguments, _layers, "nothing")
+HEATMAP = Verb(_heatmap_arguments, _heatmap, "file")
+METRICS = Verb(_no_arguments, _metrics, "nothing")

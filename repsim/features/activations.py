@@ -1,0 +1,233 @@
+"""`Activations`: what layers answered to a fixed list of samples, wherever the numbers came from."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from repsim._common.checks import is_finite
+from repsim._common.messages import did_you_mean, message
+
+#: (layer's number, place of the first row, features) -> None
+Write = Callable[[int, int, Float[Tensor, "m _p"]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Features of the same n samples at several layers, in execution order.
+
+    Attributes:
+        features: Layer name -> (n, p) floating-point tensor, detached.
+        labels: (n,) int64 class indices, or None.
+        digest: Of the samples and their order; None where the source gave no ids. `compare` refuses two
+            sides whose digests differ.
+        name: The network, as results call it.
+        reduction: How feature maps became rows ("flatten", "mean", …); "given" for arrays from elsewhere.
+        provenance: Where the numbers came from.
+        ids: n names of the samples, where the source gave them.
+        outputs: (n, k) what the network itself answered, before any softmax, where it is known.
+    """
+
+    features: Mapping[str, Float[Tensor, "n _p"]]
+    labels: Int[Tensor, " n"] | None = None
+    digest: str | None = None
+    name: str = "features"
+    reduction: str = "given"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    ids: tuple[str, ...] | None = None
+    outputs: Float[Tensor, "n k"] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError(message("Activations", "there must be a layer", "none", "Choose other layers"))
+        n: int | None = None
+        for layer, x in self.features.items():
+            if x.ndim != 2 or not x.is_floating_point() or x.requires_grad or 0 in x.shape:
+                grad = ", requires grad" if x.requires_grad else ""
+                got = f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}{grad}"
+                advice = "Flatten or pool to two axes, convert with .float(), detach"
+                raise ValueError(
+                    message(
+                        "Activations",
+                        f"layer {layer!r} must be (n, p), floating point, detached",
+                        got,
+                        advice,
+                    )
+                )
+            n = len(x) if n is None else n
+            if len(x) != n:
+                advice = "Every layer must hold the same samples"
+                raise ValueError(message("Activations", f"layer {layer!r} must have {n} rows", f"{len(x)}", advice))
+            if not is_finite(x):
+                bad = int((~torch.isfinite(x)).any(1).nonzero()[0])
+                advice = "Look for a diverged network, an overflow in float16, or broken inputs"
+                got = f"NaN or infinity, first in row {bad}"
+                raise ValueError(message("Activations", f"layer {layer!r} must be finite", got, advice))
+        if self.labels is not None and (self.labels.ndim != 1 or len(self.labels) != n):
+            got = f"shape {tuple(self.labels.shape)}"
+            raise ValueError(message("Activations", f"labels must be ({n},)", got, "One label per row"))
+        if self.outputs is not None and (self.outputs.ndim != 2 or len(self.outputs) != n):
+            got = f"shape {tuple(self.outputs.shape)}"
+            raise ValueError(message("Activations", f"outputs must be ({n}, classes)", got, "One row per sample"))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layer names, in execution order."""
+        return tuple(self.features)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features per sample of each layer."""
+        return tuple(x.shape[1] for x in self.features.values())
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """The type of each layer's features."""
+        return tuple(x.dtype for x in self.features.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are."""
+        return next(iter(self.features.values())).device
+
+    @property
+    def n(self) -> int:
+        """How many samples."""
+        return len(next(iter(self.features.values())))
+
+    @property
+    def progress(self) -> bool:
+        """Whether comparisons show a bar; features that are at hand take no time to read."""
+        return False
+
+    def read(self, rows: slice | Int[Tensor, " b"], write: Write) -> None:
+        """Hands on some rows of every layer.
+
+        Args:
+            rows: Which samples.
+            write: Called with the layer's number, the place of the first row among those asked for, and the features.
+        """
+        for number, layer in enumerate(self):
+            write(number, 0, self[layer][rows])
+
+    def __getitem__(self, layer: str) -> Float[Tensor, "n p"]:
+        if layer not in self.features:
+            raise KeyError(
+                message("Activations", "the layer must exist", repr(layer), did_you_mean(layer, self.layers))
+            )
+        return self.features[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        widths = sorted({x.shape[1] for x in self.features.values()})
+        span = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
+        return f"Activations({self.name!r}, {len(self)} layers × {self.n:,} samples, width {span}, {self.reduction})"
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        labels: Any = None,
+        ids: Sequence[str] | None = None,
+        outputs: Any = None,
+        name: str = "features",
+    ) -> "Activations":
+        """Features from anywhere: numpy arrays or tensors, one (n, p) array per layer.
+
+        Args:
+            arrays: Layer name -> (n, p) array, in the order they shall be shown.
+            labels: (n,) integers, where a measure needs a task (TD does).
+            ids: n names of the samples. Give them on both sides, and `compare` checks that the rows match.
+            outputs: (n, k) the network's own logits, where TD shall stand beside the disagreement of its own head.
+            name: What results call the network.
+
+        Returns:
+            The activations; tensors share memory with the arrays.
+
+        Example:
+            >>> a = Activations.from_arrays({"fc": np.eye(4)}, labels=[0, 1, 0, 1])
+            >>> a
+            Activations('features', 1 layers × 4 samples, width 4, given)
+        """
+        features = {layer: torch.as_tensor(x).detach() for layer, x in arrays.items()}
+        tensor = None if labels is None else torch.as_tensor(np.asarray(labels))
+        if tensor is not None:
+            if tensor.is_floating_point():
+                advice = "Pass class indices"
+                raise TypeError(message("Activations", "labels must be integers", str(tensor.dtype), advice))
+            tensor = tensor.long()
+        digest = None
+        if ids is not None:
+            if len(set(ids)) != len(ids) or any(len(x) != len(ids) for x in features.values()):
+                got = f"{len(ids)} ids, {len(set(ids))} of them different"
+                raise ValueError(message("Activations", "ids must name every row once", got, "One id per row"))
+            digest = hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()
+        names = None if ids is None else tuple(map(str, ids))
+        logits = None if outputs is None else torch.as_tensor(outputs).detach()
+        return cls(features, tensor, digest, name, ids=names, outputs=logits)
+
+
+class Side(Protocol):
+    """The face that every side of a comparison shows, whether its features are kept or computed when they are read."""
+
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+    @property
+    def widths(self) -> tuple[int, ...]: ...
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def labels(self) -> Int[Tensor, " n"] | None: ...
+    @property
+    def digest(self) -> str | None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def reduction(self) -> str: ...
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...
+    @property
+    def progress(self) -> bool: ...
+    def read(self, rows: slice | Int[Tensor, " b"], write: Write) -> None: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __len__(self) -> int: ...
+
+
+def provenance_of(side: Side) -> dict[str, Any]:
+    """What results say of a side: where its numbers came from, and of which samples."""
+    return {**side.provenance, "samples": side.digest, "n": side.n, "reduction": side.reduction}
+
+
+def common_labels(a: Activations, b: Activations, function: str) -> Tensor | None:
+    """The labels of two sides that hold the same samples; raises where they contradict each other."""
+    if a.labels is not None and b.labels is not None and not torch.equal(a.labels, b.labels):
+        got = f"labels that differ in {int((a.labels != b.labels).sum())} of {a.n} rows"
+        advice = "Give both sides the same labels, in the same order"
+        raise ValueError(message(function, "both sides must carry the same labels", got, advice))
+    return a.labels if a.labels is not None else b.labels
+
+
+def check_same_samples(a: Side, b: Side, function: str) -> None:
+    """Two sides must hold the same samples in the same order: another pairing compares nothing."""
+    if a.n != b.n:
+        got = f"{a.n} samples for {a.name!r} and {b.n} for {b.name!r}"
+        raise ValueError(message(function, "both sides must hold the same samples", got, "Extract both on one set"))
+    if a.digest is not None and b.digest is not None and a.digest != b.digest:
+        got = f"digests {a.digest[:12]} for {a.name!r} and {b.digest[:12]} for {b.name!r}"
+        advice = "Other samples, or another order: extract both sides on one ImageSet"
+        raise ValueError(message(function, "both sides must hold the same samples in the same order", got, advice))

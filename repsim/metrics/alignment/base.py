@@ -1,0 +1,169 @@
+"""What CKA is for any kernel: the ratio of HSICs, of all pairs of layers and of all resamples of their samples."""
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from repsim.metrics.base import Invariance, Metric
+from repsim.numerics.hsic import has_hsic, hsic
+from repsim.numerics.kernels import Kernel
+
+#: Samples below which everything is computed in float64: it costs nothing, and estimates from few samples cancel most.
+_FEW = 64
+
+
+class KernelAlignment(Metric):
+    """⟨K, L⟩ / (‖K‖ ‖L‖) of two layers' centred kernels; subclasses say which kernel."""
+
+    debiased: bool
+
+    kind: ClassVar = "similarity"
+    self_value: ClassVar = 1.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        # Projected kernels are vectors too, so Cauchy-Schwarz bounds the debiased form from both sides.
+        return (-1.0, 1.0) if self.debiased else (0.0, 1.0)
+
+    @property
+    def display(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    @property
+    def invariances(self) -> frozenset[Invariance]:
+        return frozenset({"orthogonal", "scale", "shift"})
+
+    @property
+    def min_samples(self) -> int:
+        return 4 if self.debiased else 3
+
+    def permuted(self, states: Sequence[Any], order: Int[Tensor, " n"]) -> list[Kernel] | None:
+        return [state.permuted(order) for state in states]
+
+    def bootstrapped(
+        self, rows: Sequence[Any], cols: Sequence[Any], counts: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b r c"]:
+        kernels, r = _joined(rows, cols)
+        weights = counts.to(kernels[0].layer.x.device, torch.float64)
+        sound = has_hsic(weights, self_pairs=not self.debiased)
+        values = weights.new_full((len(weights), r, len(cols)), math.nan)
+        live, live_r = _live(kernels, r)
+        done = 0
+        for products, sums in self._resampled([kernels[i] for i in live], live_r, weights) if live else ():
+            for p, s in zip(products, sums.unbind(-1), strict=True):
+                if sound[done]:
+                    full = _among(live, len(kernels), p, s.double())
+                    found = _Ratio(kernels, r, *full, weights[done], self_pairs=not self.debiased)
+                    if found.coarse:
+                        doubled = _sides([kernel.doubled for kernel in kernels], r)
+                        return KernelAlignment.bootstrapped(self, *doubled, counts)
+                    values[done] = found.values
+                done += 1
+        return values
+
+    @abstractmethod
+    def _resampled(
+        self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]
+    ) -> Iterator[tuple[Float[Tensor, "g l l"], Float[Tensor, "l n g"]]]:
+        """As `resampled_products`."""
+
+    @abstractmethod
+    def _sums(self, kernels: Sequence[Any], r: int) -> tuple[Float[Tensor, "l l"], Float[Tensor, "l n"]]:
+        """Σ_{i≠j} K_ij L_ij of all pairs that are asked for, as `feature_products`, and Σ_{j≠i} K_ij."""
+
+    def _aligned(self, rows: Sequence[Any], cols: Sequence[Any]) -> "_Ratio":
+        kernels, r = _joined(rows, cols)
+        live, live_r = _live(kernels, r)
+        ones = torch.ones_like(kernels[0].layer.squares)
+        products, sums = ones.new_zeros(0, 0), ones.new_zeros(0, len(ones))
+        if live:
+            products, sums = self._sums([kernels[i] for i in live], live_r)
+        full = _among(live, len(kernels), products, sums)
+        found = _Ratio(kernels, r, *full, ones, self_pairs=not self.debiased)
+        if found.coarse:
+            return self._aligned(*_sides([kernel.doubled for kernel in kernels], r))
+        return found
+
+
+class _Ratio:
+    """The ratio of HSICs of all pairs of row and column kernels.
+
+    Attributes:
+        values: (r, c), NaN where there is no number.
+        reasons: Of each NaN.
+        norms: (l,) what of each kernel's ‖K‖² is not centred away, and before.
+        coarse: float32 was not enough.
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        r: int,
+        products: Float[Tensor, "l l"],
+        sums: Float[Tensor, "l n"],
+        weights: Float[Tensor, " n"],
+        *,
+        self_pairs: bool,
+    ) -> None:
+        cols = slice(0, r) if r == len(kernels) else slice(r, None)
+        diagonal = torch.stack([kernel.diagonal for kernel in kernels])
+        found = hsic(products, sums, diagonal, weights, self_pairs=self_pairs)
+        own = found.diagonal()
+        self.norms = products.diagonal() + own.new_tensor([kernel.background(weights) for kernel in kernels])
+        hollow = (own <= own.new_tensor([kernel.hollow for kernel in kernels]) * self.norms).tolist()
+        void = own.new_tensor([bool(kernel.void) for kernel in kernels]).bool()
+        single = kernels[0].layer.mean.dtype != torch.float64
+        few = len(weights) < _FEW and not self_pairs
+        left = own < kernels[0].coarse * self.norms
+        self.coarse = single and not bool(void.all()) and (few or bool((left & ~void).any()))
+        norm = own.clamp_min(0).sqrt()
+        values = found[:r, cols] / torch.outer(norm[:r], norm[cols])
+        self.reasons = {
+            (i, j): reason
+            for (i, a), (j, b) in itertools.product(enumerate(kernels[:r]), enumerate(kernels[cols]))
+            if (reason := _why(a, b, hollow[:r][i] or hollow[cols][j]))
+        }
+        for cell in self.reasons:
+            values[cell] = math.nan
+        self.values = values
+
+
+def _why(row: Kernel, col: Kernel, hollow: bool) -> str:
+    if row.void or col.void:
+        return f"the row layer has {row.void}" if row.void else f"the column layer has {col.void}"
+    return "the unbiased estimate of a layer's own HSIC is not positive" if hollow else ""
+
+
+def _joined(rows: Sequence[Kernel], cols: Sequence[Kernel]) -> tuple[list[Kernel], int]:
+    """Rows and columns, and the number of rows; the rows alone where the columns are the same objects."""
+    same = len(rows) == len(cols) and all(a is b for a, b in zip(rows, cols, strict=True))
+    return (list(rows) if same else [*rows, *cols]), len(rows)
+
+
+def _sides(kernels: Sequence[Kernel], r: int) -> tuple[Sequence[Kernel], Sequence[Kernel]]:
+    return kernels[:r], kernels[r:] or kernels
+
+
+def _live(kernels: Sequence[Kernel], r: int) -> tuple[list[int], int]:
+    """Kernels that are not void, so that those that are change no other's rounding, and how many of them are rows."""
+    live = [i for i, kernel in enumerate(kernels) if not kernel.void]
+    rows = sum(i < r for i in live)
+    return live, rows or len(live)
+
+
+def _among(
+    live: list[int], count: int, products: Float[Tensor, "k k"], sums: Float[Tensor, "k n"]
+) -> tuple[Float[Tensor, "l l"], Float[Tensor, "l n"]]:
+    """Products and sums of all kernels, 0 for void ones."""
+    if len(live) == count:
+        return products, sums
+    index = torch.tensor(live, dtype=torch.long, device=products.device)
+    every = products.new_zeros(count, count)
+    every[index[:, None], index] = products
+    return every, sums.new_zeros(count, sums.shape[1]).index_copy_(0, index, sums)

@@ -1,0 +1,1 @@
+"""Rows as points: distances between samples and nearest neighbours."""

@@ -1,0 +1,140 @@
+"""`load_model`: a network by its name, with weights from a file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from repsim._common.messages import did_you_mean, message
+from repsim._common.references import users_function
+from repsim.networks.architectures import ARCHITECTURES, closest_architecture, find_architecture
+from repsim.networks.fitting import fit_weights
+from repsim.networks.network import Network, Normalize, _mean_std
+from repsim.networks.weight_files import Checkpoint, read_checkpoint
+
+
+def load_model(
+    architecture: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    normalize: Normalize = None,
+    num_classes: int | None = None,
+    name: str | None = None,
+    seed: int = 0,
+) -> Network:
+    """A network in eval mode that takes pixels in [0, 1].
+
+    Args:
+        architecture: "resnet20" (32, 44, 56, 110: He et al.'s CIFAR networks), "wrn28_10" (any width),
+            "small_conv_mnist", "small_conv_cifar", "digits_resnet8", "digits_conv", a torchvision name,
+            or "package.module:function" for a function that returns the module. Or just the path of a file that
+            repsim wrote: it records its own architecture and normalisation.
+        checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`.
+        normalize: "cifar10", "imagenet", (means, stds) per channel, or "none". None is what the weight file carries: a
+            normaliser saved with the network, or what a recipe recorded; and none where it carries none.
+        num_classes: Width of the head; None is the architecture's own (10, torchvision 1000).
+        name: What results call the network; None is the architecture, or the file's stem where it is self-describing.
+        seed: Seed of the random weights where there is no file. The global generator is not touched.
+
+    Returns:
+        The network, with `.provenance`.
+
+    Raises:
+        ValueError: An unknown architecture, a file that does not fit or holds two different networks, a normaliser in
+            the file that differs from `normalize`.
+        FileNotFoundError: No such weight file.
+
+    Example:
+        >>> net = load_model("resnet20", normalize="cifar10")
+        >>> net(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+    known = str(architecture)
+    weights = read_checkpoint(checkpoint) if checkpoint is not None else None
+    if weights is None and _looks_like_file(known):
+        weights = read_checkpoint(known)
+        if "architecture" not in weights.record:
+            got = f"{known}, which does not say"
+            advice = "Pass load_model(ARCHITECTURE, checkpoint=FILE), on the command line ARCHITECTURE:FILE"
+            raise ValueError(message("load_model", "the architecture must be known", got, advice))
+        name = name or weights.path.stem
+        known = weights.record["architecture"]
+        num_classes = weights.record.get("num_classes") if num_classes is None else num_classes
+    if weights is not None and weights.record:
+        normalize = _agreed(normalize, weights.record["normalize"], weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every other device too
+        net = _build(known, num_classes)
+    notes: tuple[str, ...] = ("untrained: random weights",)
+    if weights is not None:
+        fitted = fit_weights(weights, net, lambda state: closest_architecture(dict(state)))
+        notes = weights.notes + fitted.notes
+        if fitted.normaliser:
+            normalize = _agreed(normalize, fitted.normaliser, weights)
+            notes += (f"normalisation of the file: means {fitted.normaliser[0]}, stds {fitted.normaliser[1]}",)
+        elif fitted.behind and normalize is None:
+            notes += ("another module stood in front and left no numbers: if it normalised, pass its normalize=",)
+        net.load_state_dict(fitted.state)
+    normalize = None if normalize == "none" else normalize
+    provenance = {
+        "architecture": known,
+        "normalize": None if normalize is None else [list(v) for v in _mean_std(normalize)],
+        "checkpoint": weights.path.name if weights else None,
+        "sha256": weights.sha256 if weights else None,
+        "record": dict(weights.record) if weights else {},
+        "seed": None if weights else seed,
+        "notes": list(notes),
+    }
+    made = Network(net, name=name or known, normalize=normalize, provenance=provenance)
+    return made.eval()
+
+
+def _looks_like_file(architecture: str) -> bool:
+    return Path(architecture).is_file() or (
+        Path(architecture).suffix in (".safetensors", ".th", ".pth", ".pt", ".ckpt") and ":" not in architecture
+    )
+
+
+def _build(architecture: str, num_classes: int | None) -> nn.Module:
+    own = find_architecture(architecture)
+    if own is not None:
+        return own(10 if num_classes is None else num_classes)
+    extra = {} if num_classes is None else {"num_classes": num_classes}
+    if ":" in architecture:
+        net = users_function(architecture, "load_model")(**extra)
+        if not isinstance(net, nn.Module):
+            advice = "Return the network from the function"
+            raise TypeError(
+                message("load_model", f"{architecture} must return a torch.nn.Module", type(net).__name__, advice)
+            )
+        return net
+    import torchvision.models as zoo  # slow to import, so only where it is needed
+
+    if architecture not in zoo.list_models():
+        known = [*ARCHITECTURES, "wrn28_10", *zoo.list_models(), "package.module:function"]
+        raise ValueError(
+            message(
+                "load_model",
+                "the architecture must be known",
+                repr(architecture),
+                did_you_mean(architecture, known),
+            )
+        )
+    return zoo.get_model(architecture, weights=None, **extra)
+
+
+def _agreed(asked: Normalize, carried: Any, weights: Checkpoint) -> Normalize:
+    """The normalisation a file carries, unless the caller asked for another one: that is an error, never a choice."""
+    have = None if carried is None else _mean_std(carried)
+    if asked is None:
+        return have
+    want = None if asked == "none" else _mean_std(asked)
+    if want is None or have is None:
+        agree = want is have
+    else:
+        agree = len(want[0]) == len(have[0]) and torch.allclose(torch.tensor(want), torch.tensor(have), atol=1e-3)
+    if agree:
+        return have
+    got = f"normalize={asked!r} for {weights.path.name}, which carries {carried!r}"
+    raise ValueError(message("load_model", "normalize must be what the weight file carries", got, "Leave it out"))

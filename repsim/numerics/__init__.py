@@ -1,0 +1,1 @@
+"""Arithmetic that knows tensors only: centring, kernels, spectra, products, memory and precision."""

@@ -1,0 +1,1 @@
+"""What every recipe is run by: the loop, its state on disk, its scores, and many trainings at once."""

@@ -1,0 +1,83 @@
+"""How many directions a layer uses, and whether a few directions or samples carry it alone."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from repsim._common.progress import progress_bar
+from repsim.features.activations import Activations
+from repsim.numerics.centring import Centred, centre
+from repsim.numerics.spectrum import numerical_rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Share of the variance that `components_99` counts to.
+_MOST = 0.99
+
+
+def dimension(a: Activations) -> "pd.DataFrame":
+    """How many directions each layer uses, from the singular values s₁ ≥ s₂ ≥ … of its centred features.
+
+    Linear CKA weighs directions by their variance, so it says little of a layer whose variance lies in one
+    component or in one sample; CCA counts all directions alike, so it says little where there are nearly as many
+    as samples. The participation ratio (Σs²)² / Σs⁴ is the number of equally strong directions that would be as
+    spread out.
+
+    Args:
+        a: Features of one network.
+
+    Returns:
+        One row per layer, in execution order: `layer`; `n` samples; `width` features; `rank`, the directions above
+        rounding; `participation_ratio`, in [1, rank]; `top_share`, s₁² / Σs²; `components_99`, the fewest
+        components with 0.99 of Σs²; `largest_row_share`, the largest share of ‖X‖² in one sample. A constant layer
+        has rank 0 and NaN for what has no value.
+
+    Source:
+        Participation ratio: Gao, Trautmann, Yu, Santhanam, Ryu, Shenoy, Ganguli 2017, "A theory of multineuronal
+        dimensionality", bioRxiv 214262. What a dominant component or sample does to CKA: Nguyen, Raghu,
+        Kornblith 2022; Davari, Horoi, Natik, Lajoie, Wolf, Belilovsky 2022.
+
+    Cost:
+        One float64 QR per layer, n p min(n, p), and the singular values of a min(n, p) square; memory: a float64
+        copy of one layer.
+
+    Example:
+        >>> x = torch.eye(6, 4, dtype=torch.float64)
+        >>> dimension(Activations.from_arrays({"fc": x}))[["width", "rank", "components_99"]].values.tolist()
+        [[4, 4, 4]]
+    """
+    import pandas as pd
+
+    table = []
+    with progress_bar(len(a), "dimensions", "layer") as bar:
+        for name in a.layers:
+            table.append({"layer": name, "n": a.n, "width": a[name].shape[1], **_facts(centre(a[name], torch.float64))})
+            bar.update()
+    return pd.DataFrame(table)
+
+
+def _facts(layer: Centred) -> dict[str, float]:
+    if layer.constant:
+        names = ("participation_ratio", "top_share", "components_99", "largest_row_share")
+        return {"rank": 0, **dict.fromkeys(names, math.nan)}
+    s = _singular_values(layer)
+    variance = s.square() / s.square().sum()
+    level = math.hypot(layer.norm, math.sqrt(layer.n) * float(torch.linalg.vector_norm(layer.mean / layer.unit)))
+    return {
+        "rank": numerical_rank(s, level, layer.x.dtype),
+        "participation_ratio": 1 / float(variance.square().sum()),
+        "top_share": float(variance[0]),
+        # A sum that is 0.99 to rounding has reached it.
+        "components_99": int((variance.cumsum(0) < _MOST * (1 - 1e-12)).sum()) + 1,
+        "largest_row_share": float(layer.squares.max() / layer.squares.sum()),
+    }
+
+
+def _singular_values(layer: Centred) -> Float[Tensor, " k"]:
+    """Of the triangular factor of the longer side: a Gram matrix would square the condition number."""
+    x = layer.rows(0, layer.n, out=layer.mean.new_empty(layer.n, layer.width))
+    return torch.linalg.svdvals(torch.linalg.qr(x if layer.width <= layer.n else x.T, mode="r").R)

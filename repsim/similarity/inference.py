@@ -1,0 +1,299 @@
+"""How sure is a value? Bootstrap intervals over samples, permutation tests, and differences of two comparisons."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from repsim._common.messages import message
+from repsim._common.progress import progress_bar
+from repsim.features.activations import Activations, check_same_samples
+from repsim.metrics import Metric, get_metric, metric_name
+from repsim.similarity.comparison import announce, labelled
+from repsim.similarity.matrix import SimilarityMatrix
+from repsim.similarity.sides import prepare_sides
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+States = tuple[list[Any], list[Any]]
+
+
+def bootstrap(
+    a: Activations,
+    b: Activations,
+    metric: str | Metric = "cka",
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+) -> SimilarityMatrix:
+    """`compare` with an interval for every value: how far would it move with other samples of the same kind?
+
+    Samples are drawn with replacement. Measures of pairs of samples (CKA, RSA, neighbours) count a sample that was
+    drawn twice as one of double weight, forms of TD draw among the held-out answers, the others are computed anew on
+    the drawn rows. The interval holds the central `level` of the resampled values, moved by their mean bias (repeated
+    rows look more alike than new ones would) and clipped to the measure's bounds.
+
+    Args:
+        a: First side, the rows.
+        b: Second side, the columns.
+        metric: As for `compare`.
+        resamples: How many, at least 20.
+        level: Of the interval, in (0, 1).
+        seed: Of the draws.
+
+    Returns:
+        The matrix of `compare` with the details `ci_low`, `ci_high`, `standard_error` and `bootstrap_bias` (mean of the
+        resamples less the value); NaN where a resample has no number. It covers the choice of samples, not of
+        networks or of a head's fitting rows.
+
+    Raises:
+        ValueError: As `compare`, or settings out of range.
+
+    Source:
+        Efron 1979, Ann. Statist. 7; weights in place of repeated rows: Arcones, Giné 1992, Ann. Statist. 20.
+
+    Cost:
+        TD: counting. CKA and RSA: one product per resample and tile. CCA, Procrustes, GULP: `resamples` comparisons.
+    """
+    chosen = get_metric(metric)
+    _check_range("bootstrap", "resamples", resamples, 20)
+    _check_level("bootstrap", level)
+    value, states = _compared(a, b, chosen, "bootstrap", chosen.bootstrap_caution)
+    found = _resampled(a, b, chosen, states, _draw(a.n, resamples, seed))
+    details = _interval(value.values, found, level, chosen.bounds)
+    given = {"resamples": resamples, "level": level, "seed": seed}
+    return replace(value, details={**value.details, **details}, provenance={**value.provenance, "bootstrap": given})
+
+
+def permutation_test(
+    a: Activations, b: Activations, metric: str | Metric = "cka", *, permutations: int = 200, seed: int = 0
+) -> SimilarityMatrix:
+    """`compare` with what chance gives: could unrelated layers look as much alike?
+
+    The second side's samples are permuted, which leaves each layer as it is and destroys what the two share. For forms
+    of TD with classes, answers are permuted within each class: what is left is agreement through the confusion
+    matrices alone.
+
+    Args:
+        a: First side, the rows.
+        b: Second side, the columns.
+        metric: As for `compare`.
+        permutations: How many, at least 20; the smallest p-value is 1 / (permutations + 1).
+        seed: Of the permutations.
+
+    Returns:
+        The matrix of `compare` with the details `p_value` (share of permutations that look at least as much alike, the
+        observed one included), `null_mean`, and the central 95 % of the chance values, `null_low`, `null_high`.
+
+    Raises:
+        ValueError: As `compare`, or fewer than 20 permutations.
+
+    Cost:
+        `permutations` crossings of prepared layers; measures without a shortcut prepare one side anew each time.
+    """
+    chosen = get_metric(metric)
+    _check_range("permutation_test", "permutations", permutations, 20)
+    value, (rows, cols) = _compared(a, b, chosen, "permutation_test")
+    generator = torch.Generator().manual_seed(seed)
+    null = []
+    with progress_bar(permutations, "permutations", "permutation") as bar:
+        for _ in range(permutations):
+            order = torch.randperm(a.n, generator=generator)
+            moved = chosen.permuted(cols, order)
+            if moved is None:
+                # Prepared together: a measure may choose by all layers.
+                left, right = _layers(a), [x[order.to(x.device)] for x in _layers(b)]
+                states = chosen.prepare([*left, *right], None)
+                null.append(chosen.pairwise(states[: len(left)], states[len(left) :]).values.cpu().numpy())
+            else:
+                null.append(chosen.pairwise(rows, moved).values.cpu().numpy())
+            bar.update()
+    chance = np.stack(null)
+    missing = np.isnan(value.values) | np.isnan(chance).any(0)
+    alike = chance >= value.values - 1e-12 if chosen.kind == "similarity" else chance <= value.values + 1e-12
+    details = {
+        "p_value": np.where(missing, np.nan, (1 + alike.sum(0)) / (1 + permutations)),
+        "null_mean": chance.mean(0),
+        "null_low": np.quantile(chance, 0.025, axis=0),
+        "null_high": np.quantile(chance, 0.975, axis=0),
+    }
+    given = {"permutations": permutations, "seed": seed}
+    return replace(
+        value, details={**value.details, **details}, provenance={**value.provenance, "permutation_test": given}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """How much further apart (or more alike) one pair of networks is than another, layer pair by layer pair.
+
+    Attributes:
+        values: (r, c) first comparison less second.
+        ci_low: (r, c) lower end of the interval.
+        ci_high: (r, c) upper end.
+        standard_error: (r, c).
+        p_value: (r, c) two-sided, of no difference.
+        first: The first comparison.
+        second: The second comparison.
+        level: Of the interval.
+        resamples: Bootstrap resamples.
+    """
+
+    values: Float[np.ndarray, "r c"]
+    ci_low: Float[np.ndarray, "r c"]
+    ci_high: Float[np.ndarray, "r c"]
+    standard_error: Float[np.ndarray, "r c"]
+    p_value: Float[np.ndarray, "r c"]
+    first: SimilarityMatrix
+    second: SimilarityMatrix
+    level: float
+    resamples: int
+
+    def __repr__(self) -> str:
+        pairs = [f"{m.row_model} × {m.col_model}" for m in (self.first, self.second)]
+        return f"Difference({self.first.metric}, {pairs[0]} less {pairs[1]}, n = {self.first.n:,})"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per pair of layers: both values, their difference, its interval and p-value, and n."""
+        import pandas as pd
+
+        r, c = self.values.shape
+        frames = {}
+        for which, matrix in (("first", self.first), ("second", self.second)):
+            frames[f"{which}_rows"] = np.repeat(matrix.rows, c)
+            frames[f"{which}_cols"] = np.tile(matrix.cols, r)
+            frames[which] = matrix.values.ravel()
+        numbers = ("values", "ci_low", "ci_high", "standard_error", "p_value")
+        table = {name.removesuffix("s"): getattr(self, name).ravel() for name in numbers}
+        table["difference"] = table.pop("value")
+        return pd.DataFrame({**frames, **table, "metric": self.first.metric, "n": self.first.n})
+
+
+def difference(
+    first: tuple[Activations, Activations],
+    second: tuple[Activations, Activations],
+    metric: str | Metric = "td",
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """Is one pair of networks further apart than another? A paired bootstrap over the samples both pairs share.
+
+    Both comparisons are resampled with the same draws, so that what the choice of samples does to both cancels. Two
+    overlapping intervals of single values do not answer this question.
+
+    Args:
+        first: The two sides of one comparison.
+        second: The two sides of the other; the same samples in the same order, equally many layers.
+        metric: As for `compare`.
+        resamples: How many, at least 20; the smallest p-value is 2 / (resamples + 1).
+        level: Of the interval, in (0, 1).
+        seed: Of the draws.
+
+    Returns:
+        Differences of all layer pairs, matched by place.
+
+    Raises:
+        ValueError: As `compare`; other samples in the second pair; other numbers of layers.
+
+    Example:
+        >>> x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+        >>> a, b, c = (Activations.from_arrays({"one": x + s * x.roll(1, 0)}) for s in (0, 0.1, 1))
+        >>> found = difference((a, b), (a, c), "cka", resamples=99)
+        >>> bool(found.ci_low[0, 0] > 0), found.p_value.round(2)
+        (True, array([[0.02]]))
+    """
+    chosen = get_metric(metric)
+    _check_range("difference", "resamples", resamples, 20)
+    _check_level("difference", level)
+    compared = [_compared(*pair, chosen, "difference", chosen.bootstrap_caution) for pair in (first, second)]
+    values = [matrix for matrix, _ in compared]
+    if values[0].values.shape != values[1].values.shape:
+        got = " and ".join(f"{len(m.rows)} × {len(m.cols)}" for m in values)
+        advice = "Extract the same layers of both pairs"
+        raise ValueError(message("difference", "both pairs must have equally many layers", got, advice))
+    check_same_samples(first[0], second[0], "difference")
+    counts = _draw(first[0].n, resamples, seed)
+    pairs = zip((first, second), compared, strict=True)
+    found = [_resampled(*pair, chosen, states, counts) for pair, (_, states) in pairs]
+    delta = values[0].values - values[1].values
+    moved = found[0] - found[1]
+    interval = _interval(delta, moved, level, (-np.inf, np.inf))
+    centred = moved - interval["bootstrap_bias"]
+    below, above = ((1 + (centred <= 0).sum(0)), (1 + (centred >= 0).sum(0)))
+    p = np.minimum(1.0, 2 * np.minimum(below, above) / (1 + resamples))
+    p = np.where(np.isnan(delta) | np.isnan(moved).any(0), np.nan, p)
+    ends = interval["ci_low"], interval["ci_high"], interval["standard_error"]
+    return Difference(delta, *ends, p, values[0], values[1], level, resamples)
+
+
+def _compared(
+    a: Activations, b: Activations, metric: Metric, function: str, caution: str = ""
+) -> tuple[SimilarityMatrix, States]:
+    """What `compare` gives, with one more caution, and the prepared layers, which serve every resample."""
+    started = time.time()
+    states = prepare_sides(a, b, metric, function)[""]
+    value = labelled(a, b, metric, metric.pairwise(*states), started)
+    if caution:
+        value = replace(value, cautions=(*value.cautions, caution))
+    announce(value, function, stacklevel=4)
+    return value, states
+
+
+def _layers(side: Activations) -> list[Tensor]:
+    return [side[name] for name in side.layers]
+
+
+def _draw(n: int, resamples: int, seed: int) -> Int[Tensor, "b n"]:
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(resamples, n, dtype=torch.int64).scatter_add_(1, drawn, torch.ones_like(drawn))
+
+
+def _resampled(
+    a: Activations, b: Activations, metric: Metric, states: States, counts: Int[Tensor, "b n"]
+) -> Float[np.ndarray, "b r c"]:
+    found = metric.bootstrapped(*states, counts)
+    if found is not None:
+        return found.cpu().numpy()
+    values = []
+    with progress_bar(len(counts), f"bootstrap {metric_name(metric)}", "resample") as bar:
+        for each in counts:
+            rows = torch.repeat_interleave(torch.arange(len(each)), each)
+            sides = [a] if a is b else [a, b]
+            again = metric.prepare([x[rows.to(x.device)] for side in sides for x in _layers(side)], None)
+            left = again[: len(a)]
+            values.append(metric.pairwise(left, left if a is b else again[len(a) :]).values.cpu().numpy())
+            bar.update()
+    return np.stack(values)
+
+
+def _interval(
+    value: np.ndarray, found: Float[np.ndarray, "b r c"], level: float, bounds: tuple[float, float]
+) -> dict[str, np.ndarray]:
+    # One resample without a number would bias what the others say: such a cell has no interval.
+    bias = found.mean(0) - value
+    low, high = (np.quantile(found, q, axis=0) - bias for q in ((1 - level) / 2, (1 + level) / 2))
+    return {
+        "ci_low": np.clip(low, *bounds),
+        "ci_high": np.clip(high, *bounds),
+        "standard_error": found.std(0, ddof=1),
+        "bootstrap_bias": bias,
+    }
+
+
+def _check_range(function: str, name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        must = f"{name} must be a whole number >= {least}"
+        raise ValueError(message(function, must, repr(value), "200 is usual"))
+
+
+def _check_level(function: str, level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(message(function, "level must be in (0, 1)", f"{level}", "0.95 is usual"))

@@ -1,0 +1,212 @@
+"""`SimilarityMatrix`: all pairs of layers and what stands beside each value, with its file and its picture."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from repsim._common.files import whole_file
+from repsim._common.messages import InternalError, message
+from repsim.metrics import MetricFacts, get_metric
+from repsim.networks.layers import matched_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityMatrix:
+    """The similarity of every layer of one side with every layer of the other.
+
+    Attributes:
+        values: (r, c) float64, NaN where there is no number.
+        rows: Layer names of the first side, in execution order.
+        cols: Layer names of the second side.
+        metric: The metric's name and changed settings; `repsim.metrics.get_metric` gives it back.
+        row_model: What the first side is called.
+        col_model: What the second side is called.
+        n: Samples.
+        details: Name -> (r, c) array of what stands beside each value (accuracies, intervals, ranks, …).
+        reasons: (row, column) numbers of every NaN -> why there is no number.
+        cautions: What a careful reader should know, one sentence each.
+        provenance: Versions, weights and data with digests, settings, time.
+        tasks: Where several downstream tasks were asked, each one's own matrix; this one is their mean.
+    """
+
+    values: Float[np.ndarray, "r c"]
+    rows: tuple[str, ...]
+    cols: tuple[str, ...]
+    metric: str
+    row_model: str
+    col_model: str
+    n: int
+    details: Mapping[str, Float[np.ndarray, "r c"]] = field(default_factory=dict)
+    reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, "SimilarityMatrix"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.rows), len(self.cols))
+        wrong = [name for name, d in {"values": self.values, **self.details}.items() if d.shape != shape]
+        if wrong:
+            raise ValueError(
+                message(
+                    "SimilarityMatrix",
+                    f"arrays must be {shape}",
+                    f"another shape of {wrong[0]}",
+                    "Align them",
+                )
+            )
+        low, high = self.definition.bounds
+        finite = self.values[~np.isnan(self.values)]
+        if finite.size and (finite.min() < low or finite.max() > high):
+            got = f"[{finite.min():.6g}, {finite.max():.6g}]"
+            raise InternalError(
+                message("SimilarityMatrix", f"{self.metric} must lie in [{low:g}, {high:g}]", got, "Report this")
+            )
+        holes = {(int(i), int(j)) for i, j in np.argwhere(np.isnan(self.values))}
+        if holes != set(self.reasons):
+            raise InternalError(
+                message("SimilarityMatrix", "every NaN must have a reason", f"{len(holes)} NaN", "Report this")
+            )
+
+    @property
+    def definition(self) -> MetricFacts:
+        """What the measure says of its values."""
+        return get_metric(self.metric).facts
+
+    def __repr__(self) -> str:
+        shape = f"{len(self.rows)} × {len(self.cols)} layers"
+        return f"SimilarityMatrix({self.metric}, {self.row_model} × {self.col_model}, {shape}, n = {self.n:,})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the heatmap."""
+        buffer = io.BytesIO()
+        self._draw(buffer)
+        return buffer.getvalue()
+
+    def save_picture(self, path: str | Path) -> Path:
+        """Writes the heatmap as a PNG, PDF or SVG (by the suffix), whole or not at all."""
+        with whole_file(path) as temporary:
+            self._draw(temporary)
+        return Path(path)
+
+    def _draw(self, target: "io.BytesIO | Path") -> None:
+        from repsim.plots import picture
+
+        picture(self).savefig(target, dpi=150)
+
+    def taken(self, rows: Sequence[int], cols: Sequence[int]) -> "SimilarityMatrix":
+        """The matrix of some layers, by number, in the order given."""
+        cells = np.ix_(rows, cols)
+        at = {(int(i), int(j)): (a, b) for a, i in enumerate(rows) for b, j in enumerate(cols)}
+        return replace(
+            self,
+            values=self.values[cells],
+            rows=tuple(self.rows[i] for i in rows),
+            cols=tuple(self.cols[j] for j in cols),
+            details={name: array[cells] for name, array in self.details.items()},
+            reasons={at[cell]: why for cell, why in self.reasons.items() if cell in at},
+            tasks={name: part.taken(rows, cols) for name, part in self.tasks.items()},
+        )
+
+    def matched(self) -> list[tuple[str, str, float]]:
+        """(row layer, column layer, value) of layers that correspond: equal names, or else equal places in depth."""
+        index = matched_layers(self.rows, self.cols)
+        return [(self.rows[i], self.cols[j], float(self.values[i, j])) for i, j in index]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per pair of layers, with the value, every detail, n and the reason of a NaN."""
+        import pandas as pd
+
+        r, c = self.values.shape
+        table = {
+            "row_model": [self.row_model] * (r * c),
+            "row_layer": np.repeat(self.rows, c),
+            "col_model": [self.col_model] * (r * c),
+            "col_layer": np.tile(self.cols, r),
+            "metric": [self.metric] * (r * c),
+            "value": self.values.ravel(),
+            "n": [self.n] * (r * c),
+            **{name: array.ravel() for name, array in self.details.items()},
+            "reason": [self.reasons.get((i, j), "") for i in range(r) for j in range(c)],
+        }
+        return pd.DataFrame(table)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes everything to one .npz without pickle, whole or not at all; `load` reads it back.
+
+        Raises:
+            OSError: The file could not be written; what stood there is untouched.
+        """
+        _write(self, Path(path))
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SimilarityMatrix":
+        """Reads a file of `save`. Nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Not a file of `save`, or a damaged one.
+        """
+        return _read(cls, Path(path))
+
+
+_FACTS = ("rows", "cols", "metric", "row_model", "col_model", "n", "cautions", "provenance")
+
+
+def _write(matrix: "SimilarityMatrix", path: Path) -> None:
+    """Writes everything, whole or not at all."""
+    arrays: dict[str, np.ndarray] = {}
+    facts = _pack(matrix, "", arrays)
+    with whole_file(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, facts=np.array(json.dumps({"format": 1, **facts})), **arrays)  # type: ignore[arg-type]
+
+
+def _read(kind: type["SimilarityMatrix"], path: Path) -> "SimilarityMatrix":
+    """Reads what `write` wrote; raises FileNotFoundError or ValueError."""
+    if not path.is_file():
+        raise FileNotFoundError(message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path"))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return _unpack(kind, json.loads(str(stored["facts"])), "", {k: stored[k] for k in stored.files})
+    except Exception as error:  # a damaged archive fails in as many ways as it has bytes
+        # numpy's own texts advise to turn pickle on, so only ours are passed on.
+        ours = str(error) if str(error).startswith("SimilarityMatrix") else "damaged, or something else"
+        advice = "Make it again with compare(...).save(path)"
+        must = "the file must be one that save wrote"
+        raise ValueError(message("SimilarityMatrix.load", must, f"{path} ({ours})", advice)) from error
+
+
+def _pack(matrix: "SimilarityMatrix", prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Puts a matrix's arrays under `prefix`, its tasks' below it; returns what is not an array."""
+    arrays[f"{prefix}values"] = matrix.values
+    arrays |= {f"{prefix}details/{name}": array for name, array in matrix.details.items()}
+    facts: dict[str, Any] = {name: getattr(matrix, name) for name in _FACTS}
+    facts["reasons"] = [[i, j, text] for (i, j), text in matrix.reasons.items()]
+    tasks = enumerate(matrix.tasks.items())
+    facts["tasks"] = {name: _pack(part, f"{prefix}task{k}/", arrays) for k, (name, part) in tasks}
+    return facts
+
+
+def _unpack(
+    kind: type["SimilarityMatrix"], facts: Mapping[str, Any], prefix: str, arrays: Mapping[str, np.ndarray]
+) -> "SimilarityMatrix":
+    details = f"{prefix}details/"
+    given = {name: facts[name] for name in _FACTS}
+    given |= {name: tuple(facts[name]) for name in ("rows", "cols", "cautions")}
+    tasks = enumerate(facts.get("tasks", {}).items())
+    return kind(
+        values=arrays[f"{prefix}values"],
+        details={k.removeprefix(details): array for k, array in arrays.items() if k.startswith(details)},
+        reasons={(i, j): text for i, j, text in facts["reasons"]},
+        tasks={name: _unpack(kind, part, f"{prefix}task{k}/", arrays) for k, (name, part) in tasks},
+        **given,
+    )

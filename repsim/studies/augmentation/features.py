@@ -1,0 +1,185 @@
+"""Networks run over the images that heads are fitted on and asked about, once each; and the tasks of these images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from repsim._common.checks import ABSENT
+from repsim._common.messages import message
+from repsim._common.progress import progress_bar
+from repsim.data.image_set import ImageSet, stratified_rows
+from repsim.data.tasks import coarser, held_out
+from repsim.features.activations import Activations
+from repsim.features.extraction import extract
+from repsim.networks.layers import Layers, study_layers
+from repsim.networks.network import Network
+from repsim.networks.weight_files import weights_digest
+from repsim.studies.augmentation.pair_statistics import Asked
+
+#: {group: classes}, classes, or the images of another data set to fit on and to ask about.
+Task = Mapping[str, Sequence[int]] | Sequence[int] | tuple[ImageSet, ImageSet]
+
+
+def asked_sets(
+    networks: Mapping[str, Sequence[Network]],
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    labels: str,
+    tasks: Mapping[str, Task],
+    layers: Layers,
+    reduction: str,
+    fit_limit: int | None,
+    without: Sequence[int],
+    progress: bool,
+) -> list[Asked]:
+    """The features of all networks on the images of all tasks; the training labels' images come first.
+
+    Args:
+        networks: Strategy -> its networks.
+        train: Images to fit heads on.
+        test: Images to ask about.
+        labels: What the task of the training labels is called.
+        tasks: Further tasks, as for `judge`.
+        layers: As for `judge`.
+        reduction: As for `extract`.
+        fit_limit: How many images heads are fitted on; None takes all.
+        without: Classes that have no part in the labels' task.
+        progress: Show a bar when it takes more than two seconds.
+
+    Raises:
+        ValueError: Networks that are copies or of other architectures; tasks or images that do not fit.
+    """
+    if labels in tasks:
+        raise ValueError(message("judge", f"a task must not be called {labels!r}", "it", "That is the labels' task"))
+    others = {name: _pair(name, task) for name, task in tasks.items() if isinstance(task, tuple) and _images(task)}
+    images = {labels: (train, test), **others}
+    fitted = {name: _limited(fit, fit_limit) for name, (fit, _) in images.items()}
+    joined = {name: _joined(name, fitted[name], asked) for name, (_, asked) in images.items()}
+    y = joined[labels].labels
+    known = {labels: _without(y, without)}
+    for name, task in tasks.items():
+        if name not in others:
+            known[name] = _of_classes(name, task, y)
+    _check_rows(known, len(fitted[labels]))
+    chosen = study_layers(next(iter(networks.values()))[0]) if layers is None else layers
+    _check_architectures(networks)
+    sides: dict[str, dict[str, list[Activations]]] = {name: {s: [] for s in networks} for name in images}
+    total = sum(len(group) for group in networks.values()) * len(images)
+    seen: dict[str, dict[str, str]] = {strategy: {} for strategy in networks}
+    with progress_bar(total, "run networks", "network", show=progress) as bar:
+        for strategy, group in networks.items():
+            for network in group:
+                digest = _new_weights(network, strategy, seen[strategy])
+                for name in images:
+                    side = _run(network, f"{strategy}/{network.name}", joined[name], name, chosen, reduction)
+                    side = replace(side, provenance={**side.provenance, "weights_sha256": digest})
+                    first = next(iter(sides[labels].values()))
+                    _check_layers(side, first[0] if first else side)
+                    sides[name][strategy].append(side)
+                    bar.update()
+    own = {name: known if name == labels else {name: joined[name].labels} for name in images}
+    return [Asked(sides[name], len(fitted[name]), own[name]) for name in images]
+
+
+def _run(network: Network, name: str, data: ImageSet, task: str, layers: Layers, reduction: str) -> Activations:
+    try:
+        return extract(network, data, layers=layers, reduction=reduction, name=name, progress=False)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # PyTorch's, of shapes
+        shape, why = "×".join(map(str, data.images.shape[1:])), str(error).splitlines()[0]
+        advice = "Choose a data set whose images the networks take"
+        must = f"{name} must take the images of task {task!r}"
+        raise ValueError(message("judge", must, f"{shape} ({why})", advice)) from error
+
+
+def _of_classes(name: str, task: Any, y: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """A task made of the labels."""
+    try:
+        return coarser(y, task) if isinstance(task, Mapping) else held_out(y, task)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"judge, task {name!r}: {error}") from error
+
+
+def _images(task: Sequence[object]) -> bool:
+    return any(isinstance(part, ImageSet) for part in task)
+
+
+def _pair(name: str, task: tuple[object, ...]) -> tuple[ImageSet, ImageSet]:
+    if len(task) == 2 and isinstance(task[0], ImageSet) and isinstance(task[1], ImageSet):
+        return task[0], task[1]
+    got, advice = f"{len(task)} things for {name!r}", "Pass (images to fit on, images to ask about)"
+    raise ValueError(message("judge", "another data set must be two sets of images", got, advice))
+
+
+def _limited(data: ImageSet, limit: int | None) -> ImageSet:
+    rows = stratified_rows(data.labels.numpy(), limit=limit, seed=0)
+    return data if len(rows) == len(data) else data.take(torch.from_numpy(rows))
+
+
+def _joined(name: str, fit: ImageSet, asked: ImageSet) -> ImageSet:
+    """One set, so that each network runs once; the rows that heads are fitted on first."""
+    one, two = ("×".join(map(str, data.images.shape[1:])) for data in (fit, asked))
+    if one != two or fit.images.dtype != asked.images.dtype:
+        got = f"{one} {fit.images.dtype} and {two} {asked.images.dtype}"
+        must = f"images to fit on and to ask about must be alike, task {name!r}"
+        raise ValueError(message("judge", must, got.replace("torch.", ""), "Load both in one way"))
+    if fit.classes and asked.classes and fit.classes != asked.classes:
+        got = f"{len(fit.classes)} and {len(asked.classes)} classes, or other names"
+        must = f"both sets of task {name!r} must have the same classes"
+        raise ValueError(message("judge", must, got, "A folder for each class in both, also where it is empty in one"))
+    ids = tuple(f"fit/{x}" for x in fit.ids) + tuple(f"asked/{x}" for x in asked.ids)
+    images, labels = torch.cat([fit.images, asked.images]), torch.cat([fit.labels, asked.labels])
+    return ImageSet(images, labels, ids, f"{fit.name} and {asked.name}", fit.classes)
+
+
+def _without(labels: Int[Tensor, " n"], classes: Sequence[int]) -> Int[Tensor, " n"]:
+    """The labels with some classes absent."""
+    return labels.where(~torch.isin(labels, torch.tensor(list(classes), dtype=torch.int64)), ABSENT)
+
+
+def _check_rows(tasks: Mapping[str, Int[Tensor, " n"]], fitted: int) -> None:
+    """Every class of a task must be among the rows that heads are fitted on, and some rows must be asked about."""
+    for name, y in tasks.items():
+        have, ask = (set(part[part != ABSENT].tolist()) for part in (y[:fitted], y[fitted:]))
+        if ask - have or not ask:
+            got = f"none of class {min(ask - have)}" if ask else "no image to ask about"
+            advice = "Fit on more images, or choose other classes"
+            raise ValueError(message("judge", f"task {name!r} must have images of every class to fit on", got, advice))
+
+
+def _check_architectures(networks: Mapping[str, Sequence[Network]]) -> None:
+    """All networks are of the first one's architecture, as far as they say what they are."""
+    wanted = None
+    for strategy, group in networks.items():
+        for network in group:
+            own = network.provenance.get("architecture")
+            wanted = wanted or own
+            if own != wanted:
+                where = network.provenance.get("checkpoint") or network.name
+                got, advice = f"{own!r} of {where} in {strategy!r}", "Judge networks of one architecture at a time"
+                raise ValueError(message("judge", f"all networks must be a {wanted!r}", got, advice))
+
+
+def _check_layers(side: Activations, first: Activations) -> None:
+    if side.layers != first.layers:
+        got = f"{len(side.layers)} layers in {side.name} and {len(first.layers)} in {first.name}, or other names"
+        raise ValueError(message("judge", "all networks must have the same layers", got, "Judge one architecture"))
+
+
+def _new_weights(network: Network, strategy: str, seen: dict[str, str]) -> str:
+    """The digest of a network's weights, which no other network of its strategy may have."""
+    digest = weights_digest(network.net.state_dict())
+    if digest in seen:
+        got, advice = (
+            f"the same weights in {seen[digest]} and {network.name}",
+            "A copy is no second seed; train another",
+        )
+        raise ValueError(message("judge", f"networks of {strategy!r} must differ", got, advice))
+    seen[digest] = network.name
+    return digest

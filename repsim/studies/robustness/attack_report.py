@@ -1,0 +1,181 @@
+"""What the numbers of `clean_and_attacked` say: means of groups, effects of depth and of the group, sentences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from repsim.robustness import ThreatModel
+from repsim.studies.common.jackknife import Estimate
+from repsim.studies.common.network_means import Measured
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What is measured, its group or the two groups whose difference it is, and how large it is.
+Effect = tuple[str, tuple[str, ...], Estimate]
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """One measure of one group: clean features against moved ones.
+
+    Attributes:
+        group: Its name.
+        measure: Its name.
+        kind: "similarity" or "distance".
+        layers: In order of execution.
+        eps: The radii, ascending.
+        attacked: (s, e, l) by network, radius and layer, of images moved by the attack.
+        control: (s, e, l), of images moved by noise of the same norm.
+        reason: Why a number is missing, where one is.
+    """
+
+    group: str
+    measure: str
+    kind: str
+    layers: tuple[str, ...]
+    eps: tuple[float, ...]
+    attacked: Float[np.ndarray, "s e l"]
+    control: Float[np.ndarray, "s e l"]
+    reason: str = ""
+
+    @property
+    def beyond(self) -> Float[np.ndarray, "s e l"]:
+        """How much further from the clean features the attack leads than the noise."""
+        return self.control - self.attacked if self.kind == "similarity" else self.attacked - self.control
+
+    def at_last(self, radius: int) -> Measured:
+        """What the attack does beyond the noise at the last layer."""
+        return Measured(self.beyond[:, radius, -1])
+
+    def growth(self, radius: int) -> Measured:
+        """How much more it does at the last layer than at the first."""
+        return Measured(self.beyond[:, radius, -1] - self.beyond[:, radius, 0])
+
+
+def summary(curves: Sequence[Curves]) -> "pd.DataFrame":
+    """Means of the groups with their standard errors over networks, and the effect beyond the control."""
+    import pandas as pd
+
+    rows = []
+    for c in curves:
+        for e, eps in enumerate(c.eps):
+            for place, layer in enumerate(c.layers):
+                row: dict[str, Any] = {"measure": c.measure, "group": c.group, "eps": eps, "layer": layer}
+                row |= {"place": place, "networks": len(c.attacked)}
+                for name in ("attacked", "control", "beyond"):
+                    found = Measured(getattr(c, name)[:, e, place]).estimate
+                    row |= {name: found.value, f"{name}_error": found.error}
+                    if name == "beyond":
+                        row |= dict(zip(("beyond_low", "beyond_high"), found.interval(), strict=True))
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(curves: Sequence[Curves]) -> "pd.DataFrame":
+    """Effects with their 95 % intervals: of the attack beyond the noise, of depth on it, and of the group on both."""
+    import pandas as pd
+
+    rows = []
+    for c in curves:
+        for e, eps in enumerate(c.eps):
+            for effect, groups, found in _effects(c, _others(c, curves), e):
+                low, high = found.interval()
+                row = {"measure": c.measure, "eps": eps, "effect": effect, "groups": " less ".join(groups)}
+                row["value"] = found.value
+                rows.append({**row, "error": found.error, "ci_low": low, "ci_high": high})
+    return pd.DataFrame(rows)
+
+
+def reading(
+    curves: Sequence[Curves], accuracies: Sequence[Mapping[str, Any]], threat: str, steps: int
+) -> tuple[str, ...]:
+    """Sentences at the largest radius; what lies inside its uncertainty is called that."""
+    eps = curves[0].eps[-1]
+    where = str(ThreatModel(threat, eps))  # type: ignore[arg-type]
+    sentences = [
+        f"Accuracy at {where}: {_accuracy(group, accuracies, eps, steps)}"
+        for group in dict.fromkeys(c.group for c in curves)
+    ]
+    for c in curves:
+        effects = _effects(c, _others(c, curves), -1)
+        sentences.append(f"{c.measure} at {where}, {_course(c)}; {_verdicts(c, effects[:2])}.")
+        for k in range(2, len(effects), 2):
+            pair = " less ".join(effects[k][1])
+            sentences.append(f"{c.measure} at {where}, {pair}: {_verdicts(c, effects[k : k + 2])}.")
+    sentences.append(
+        "Intervals are 95 %, Student's over networks left out one at a time, each for one comparison alone; they do "
+        "not cover the choice of images, which all networks share."
+    )
+    if any("without an interval" in sentence for sentence in sentences):
+        sentences.append(
+            "There is no interval for a group of one network or a difference from it, nor where networks agree "
+            "exactly by chance, as shares of few images may."
+        )
+    return tuple(sentences)
+
+
+_LAST, _GROWTH = "beyond noise at the last layer", "its growth from the first layer to the last"
+
+
+def _others(c: Curves, curves: Sequence[Curves]) -> list[Curves]:
+    """The groups behind this one, of the same measure: each pair of groups once."""
+    same = [other for other in curves if other.measure == c.measure]
+    return same[same.index(c) + 1 :]
+
+
+def _effects(c: Curves, others: Sequence[Curves], radius: int) -> list[Effect]:
+    at_last, growth = c.at_last(radius), c.growth(radius)
+    found = [(_LAST, (c.group,), at_last.estimate), (_GROWTH, (c.group,), growth.estimate)]
+    for other in others:
+        pair = c.group, other.group
+        found += [
+            (_LAST, pair, at_last.less(other.at_last(radius))),
+            (_GROWTH, pair, growth.less(other.growth(radius))),
+        ]
+    return found
+
+
+def _accuracy(group: str, rows: Sequence[Mapping[str, Any]], eps: float, steps: int) -> str:
+    own = [row for row in rows if row["group"] == group]
+    clean, attacked, control = (
+        np.mean([row["accuracy"] for row in own if (row["condition"], row["eps"]) == (condition, radius)])
+        for condition, radius in (("clean", 0.0), ("attacked", eps), ("control", eps))
+    )
+    networks = len({row["network"] for row in own})
+    counted = f"{networks} network{'s' if networks > 1 else ''}"
+    return f"{group} ({counted}) {clean:.3f} clean, {attacked:.3f} under PGD-{steps}, {control:.3f} under the noise."
+
+
+def _course(c: Curves) -> str:
+    """From the first layer to the last, in plain means."""
+    first, last = c.layers[0], c.layers[-1]
+    attacked, control = (x[:, -1].mean(0) for x in (c.attacked, c.control))
+    return (
+        f"{c.group}: {attacked[0]:.3f} at {first} to {attacked[-1]:.3f} at {last} for attacked images, "
+        f"{control[0]:.3f} to {control[-1]:.3f} for noise"
+    )
+
+
+def _verdicts(c: Curves, effects: Sequence[Effect]) -> str:
+    return "; ".join(f"{effect} {_verdict(c, effect, groups, found)}" for effect, groups, found in effects)
+
+
+def _verdict(c: Curves, effect: str, groups: tuple[str, ...], found: Estimate) -> str:
+    if np.isnan(found.value):
+        return f"has no number{f' ({c.reason})' if c.reason else ''}"
+    low, high = found.interval()
+    if np.isnan(low):
+        return f"{found.value:+.3f}, without an interval"
+    number = f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    if low <= 0 <= high:
+        return f"{number}, inside its uncertainty"
+    up = found.value > 0
+    if len(groups) == 2:
+        return f"{number}, larger in {groups[0] if up else groups[1]}"
+    if effect == _LAST:
+        return f"{number}, {'further' if up else 'less far'} from the clean features than noise leads"
+    return f"{number}, {'larger' if up else 'smaller'} at the last layer than at the first"

@@ -1,0 +1,203 @@
+"""One network against itself as numbers, and these numbers over groups of networks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from repsim._common.messages import message
+from repsim.features.activations import Activations
+from repsim.metrics import Metric, get_metric, metric_name
+from repsim.similarity.block_structure import Blocks, blocks
+from repsim.similarity.comparison import compare
+from repsim.similarity.effective_dimension import dimension
+from repsim.similarity.matrix import SimilarityMatrix
+from repsim.studies.common.claims import columns, holm, p_value, shown, verdict
+from repsim.studies.common.groups import Grouped
+from repsim.studies.common.jackknife import Estimate, Groups, jackknife
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+#: Number of a network -> what it says.
+STATISTICS = {
+    "block_score": "share of pairs of layers far apart that are at least as alike as the threshold",
+    "mean_off_diagonal": "mean similarity of different layers",
+    "mean_beyond_lag": "mean similarity of layers far apart",
+    "mean_first_component": "mean share of a layer's variance in its leading component",
+}
+
+#: The same in a reading and over a picture.
+WORDS = {
+    "block_score": "block score",
+    "mean_off_diagonal": "mean similarity of different layers",
+    "mean_beyond_lag": "mean similarity of layers far apart",
+    "mean_first_component": "share of the leading components",
+}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A difference of two group means, its p-value, and the same corrected for all that is asked with it."""
+
+    found: Estimate
+    p: float
+    adjusted: float
+
+
+@dataclass(frozen=True, eq=False)
+class Alone:
+    """One network against itself.
+
+    Attributes:
+        matrix: Layers × layers.
+        blocks: Its block structure.
+        numbers: Name of `STATISTICS` -> value.
+        first: Layer -> share of its variance in its leading component.
+    """
+
+    matrix: SimilarityMatrix
+    blocks: Blocks
+    numbers: Mapping[str, float]
+    first: Mapping[str, float]
+
+    @classmethod
+    def of(cls, side: Activations, metric: Metric) -> "Alone":
+        """Compares the layers of a network with each other."""
+        matrix = compare(side, side, metric)
+        found = blocks(matrix)
+        shares = dimension(side)["top_share"].to_list()
+        numbers = {
+            "block_score": found.score,
+            "mean_off_diagonal": beyond_lag(matrix, 0),
+            "mean_beyond_lag": beyond_lag(matrix, found.lag),
+            "mean_first_component": float(np.mean(shares)),
+        }
+        return cls(matrix, found, numbers, dict(zip(side.layers, shares, strict=True)))
+
+
+def beyond_lag(matrix: SimilarityMatrix, lag: int) -> float:
+    """Mean similarity of layers more than `lag` apart, of one network or of two."""
+    gap = np.abs(np.subtract.outer(np.arange(len(matrix.rows)), np.arange(len(matrix.cols))))
+    return float(matrix.values[gap > lag].mean())
+
+
+def of_pair(matrix: SimilarityMatrix) -> Blocks | None:
+    """Blocks of the layers of two networks of one architecture; None where their layers differ.
+
+    Layer i of one with layer j of the other, and the other way round, are averaged: which network is which means
+    nothing.
+    """
+    if matrix.rows != matrix.cols or np.isnan(matrix.values).any():
+        return None
+    both = f"{matrix.row_model} × {matrix.col_model}"
+    values = (matrix.values + matrix.values.T) / 2
+    return blocks(replace(matrix, values=values, row_model=both, col_model=both, details={}))
+
+
+def checked(function: str, metric: str | Metric) -> Metric:
+    """A metric that block structure can be read from."""
+    chosen = get_metric(metric)
+    if chosen.kind != "similarity" or not chosen.symmetric:
+        advice = "Use cka; over_seeds takes distances"
+        raise ValueError(message(function, "the metric must be a symmetric similarity", metric_name(chosen), advice))
+    return chosen
+
+
+def facts(metric: Metric, every: Sequence[Alone]) -> dict[str, Any]:
+    """What the numbers of networks against themselves depend on."""
+    chance = [float(a.matrix.details["chance"].max()) for a in every if "chance" in a.matrix.details]
+    return {
+        "metric": repr(metric),
+        "meaning": metric.meaning,
+        "source": metric.source,
+        **({"chance": max(chance)} if chance else {}),
+        "cautions": list(dict.fromkeys(text for a in every for text in a.matrix.cautions)),
+        "statistics": STATISTICS,
+        "threshold": every[0].blocks.threshold,
+        "lag": {a.matrix.row_model: a.blocks.lag for a in every},
+        "layers": {a.matrix.row_model: len(a.matrix.rows) for a in every},
+        "errors": "jackknife over networks; Student's 95 % intervals; p-values corrected by Holm over all of a table",
+    }
+
+
+def group_means(grouped: Grouped, every: Mapping[str, Alone]) -> dict[tuple[str, str], Estimate]:
+    """(group, statistic) -> the mean over a group's networks with its standard error over them."""
+    return {
+        (group, name): _mean([every[network].numbers[name] for network in sides])
+        for group, sides in grouped.groups.items()
+        for name in STATISTICS
+    }
+
+
+def group_gaps(
+    grouped: Grouped, every: Mapping[str, Alone], pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str, str], Gap]:
+    """(first, second, statistic) -> the second group's mean less the first's, corrected over all that is asked."""
+    asked = [(a, b, name) for a, b in pairs for name in STATISTICS]
+    found = []
+    for a, b, name in asked:
+        first, second = (
+            np.array([every[network].numbers[name] for network in grouped.groups[group]]) for group in (a, b)
+        )
+        found.append(_difference(first, second))
+    raw = [p_value(each) for each in found]
+    made = [Gap(*each) for each in zip(found, raw, holm(raw), strict=True)]
+    return dict(zip(asked, made, strict=True))
+
+
+def means_table(grouped: Grouped, found: Mapping[tuple[str, str], Estimate]) -> "DataFrame":
+    """The group means as a table."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {"group": group, "statistic": name, "networks": len(grouped.groups[group]), **columns(each)}
+        for (group, name), each in found.items()
+    )
+
+
+def gaps_table(found: Mapping[tuple[str, str, str], Gap]) -> "DataFrame":
+    """The differences as a table."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {"first": a, "second": b, "statistic": name, **columns(gap.found, "difference")}
+        | {"p": gap.p, "p_holm": gap.adjusted}
+        for (a, b, name), gap in found.items()
+    )
+
+
+def mean_sentence(group: str, networks: int, found: Mapping[tuple[str, str], Estimate]) -> str:
+    """What a group's networks are like, each against itself."""
+    words = ", ".join(f"{WORDS[name]} {shown(found[group, name])}" for name in STATISTICS)
+    return f"{group} ({networks} network{'s' if networks > 1 else ''}, means): {words}."
+
+
+def gap_sentence(a: str, b: str, found: Mapping[tuple[str, str, str], Gap]) -> str:
+    """How the second group differs from the first, as far as the networks tell."""
+    gaps = {name: found[a, b, name] for name in STATISTICS}
+    if all(math.isnan(gap.found.error) for gap in gaps.values()):
+        words = ", ".join(f"{WORDS[name]} {shown(gap.found, sign=True)}" for name, gap in gaps.items())
+        return f"{b} less {a}: {words}; each group needs two networks for an interval, so no difference is claimed."
+    up, down = f"larger in {b}", f"smaller in {b}"
+    asked = sum(not math.isnan(gap.p) for gap in found.values())
+    words = "; ".join(f"{WORDS[n]} {verdict(g.found, g.p, g.adjusted, up, down)}" for n, g in gaps.items())
+    return f"{b} less {a}: {words}. Corrected by Holm over {asked} differences."
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    def mean(groups: Groups) -> float:
+        return float(np.mean([values[i] for i in groups[0]])) if groups[0] else math.nan
+
+    return jackknife(mean, [range(len(values))])
+
+
+def _difference(first: Float[np.ndarray, " s"], second: Float[np.ndarray, " t"]) -> Estimate:
+    def gap(groups: Groups) -> float:
+        rows, cols = (list(group) for group in groups)
+        return float(second[cols].mean() - first[rows].mean()) if rows and cols else math.nan
+
+    return jackknife(gap, [range(len(first)), range(len(second))])

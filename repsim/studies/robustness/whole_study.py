@@ -1,0 +1,169 @@
+"""Do robust and standard networks see the same thing? Every analysis for which there is what it needs."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repsim._common.files import write_text
+from repsim._common.messages import did_you_mean, message
+from repsim._common.provenance import versions
+from repsim.data.image_set import ImageSet
+from repsim.networks.network import Network
+from repsim.robustness import ThreatModel
+from repsim.studies.common.finding import Part
+from repsim.studies.common.groups import Grouped, Groups, check_groups
+from repsim.studies.robustness.attack_effects import clean_and_attacked, default_radii
+from repsim.studies.robustness.cross_layers import cross_layer_of
+from repsim.studies.robustness.layers_over_seeds import over_seeds_of
+from repsim.studies.robustness.network_size import capacity
+from repsim.studies.robustness.threat_comparison import threat_models_of
+from repsim.studies.robustness.training_dynamics import dynamics
+
+#: All of them, in the order in which they are done.
+ANALYSES = ("cross_layer", "over_seeds", "threat_models", "clean_and_attacked", "dynamics", "capacity")
+
+
+def robustness(
+    groups: Groups,
+    data: ImageSet,
+    *,
+    analyses: Sequence[str] | None = None,
+    threat: str = "linf",
+    eps: Sequence[float] | None = None,
+    steps: int = 20,
+    layers: Any = None,
+    reduction: str = "mean",
+    snapshots: Mapping[str, Mapping[int, Network]] | None = None,
+    train: ImageSet | None = None,
+    sizes: Mapping[str, Mapping[str, Sequence[Network]]] | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> list[Part]:
+    """Compares groups of networks, trained as usual and trained to be robust, in up to six ways.
+
+    Within a network (cross_layer), between networks of a group and of different groups (over_seeds, threat_models),
+    between clean and attacked images (clean_and_attacked), between epochs and between train and test images (dynamics,
+    from snapshots), and between sizes of a network (capacity).
+
+    Args:
+        groups: Group -> networks that differ in their seed alone; at least two groups.
+        data: Images that none of them was trained on.
+        analyses: Names of `ANALYSES`; None takes those for which there is what they need, see `left_out`.
+        threat: Norm of the attacks, "linf" or "l2".
+        eps: Their radii, in pixel units of [0, 1]; dynamics takes the largest. None: 2, 4 and 8 of 255 for linf, 0.25,
+            0.5 and 1 for l2.
+        steps: Of PGD in clean_and_attacked.
+        layers: As `extract` takes them; None for the stem, the residual blocks and the last features.
+        reduction: As `extract` takes it.
+        snapshots: Group -> epoch -> network, for dynamics.
+        train: Images that the snapshots were trained on, for dynamics.
+        sizes: Kind of training -> size -> networks, for capacity.
+        out: Folder for pictures, tables and readings, each part's as soon as it is done; summary.json and reading.txt
+            when all are. None writes nothing.
+        progress: Show bars for what takes more than two seconds, as far as an analysis shows any.
+
+    Returns:
+        The parts, in the order of `ANALYSES`.
+
+    Raises:
+        ValueError: Fewer than two groups, an unknown analysis or one that lacks what it needs, a copy of a network, two
+            architectures in a group, radii out of range; as for the analyses.
+        OSError: A file could not be written.
+
+    Source:
+        The questions: Cianfarani, Bhagoji, Sehwag, Zhao, Mittal, Zheng 2022, arXiv 2206.09868.
+
+    Cost:
+        That of the analyses; the attacks of clean_and_attacked take most of it.
+    """
+    eps = default_radii(threat) if eps is None else eps
+    if not eps:
+        raise ValueError(message("robustness", "there must be a radius", "none", "Pass, say, eps=(8/255,)"))
+    for radius in eps:
+        ThreatModel(threat, radius)  # type: ignore[arg-type]
+    check_groups(groups, "robustness")
+    if len(groups) < 2:
+        must, advice = "there must be at least two groups", "Pass, say, standard and robust networks"
+        raise ValueError(message("robustness", must, f"{', '.join(groups)} alone", advice))
+    lacking = left_out(snapshots=snapshots, train=train, sizes=sizes)
+    for name in analyses or ():
+        if name not in ANALYSES:
+            advice = did_you_mean(name, ANALYSES)
+            raise ValueError(message("robustness", "the analysis must be known", repr(name), advice))
+        if name in lacking:
+            raise ValueError(message("robustness", f"{name} needs more", lacking[name], "Pass it, or leave that out"))
+    common = {"layers": layers, "reduction": reduction}
+
+    @functools.cache
+    def grouped() -> Grouped:  # one run of each network serves the first three
+        return Grouped.of(groups, data, function="robustness", **common)
+
+    attack = {"threat": threat, "eps": eps, "steps": steps, "progress": progress}
+    last = {"threat": ThreatModel(threat, max(eps)), "progress": progress}  # type: ignore[arg-type]
+    makers: dict[str, Callable[[], Part]] = {
+        "cross_layer": lambda: cross_layer_of(grouped()),
+        "over_seeds": lambda: over_seeds_of(grouped()),
+        "threat_models": lambda: threat_models_of(grouped()),
+        "clean_and_attacked": lambda: clean_and_attacked(groups, data, **attack, **common),
+        "dynamics": lambda: dynamics(snapshots or {}, train or data, data, **last, **common),
+        "capacity": lambda: capacity(sizes or {}, data, **common),
+    }
+    wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
+    parts: list[Part] = []
+    files: dict[str, list[str]] = {}
+    for name in wanted:
+        parts.append(makers[name]())
+        if out is not None:
+            files[name] = [file.name for file in parts[-1].save(out)]
+    if out is not None:
+        _write(Path(out), parts, files, groups, data, {name: why for name, why in lacking.items() if not analyses})
+    return parts
+
+
+def left_out(
+    *,
+    snapshots: Mapping[str, Mapping[int, Network]] | None = None,
+    train: ImageSet | None = None,
+    sizes: Mapping[str, Mapping[str, Sequence[Network]]] | None = None,
+) -> dict[str, str]:
+    """Which analyses lack something, and what.
+
+    Args:
+        snapshots: As for `robustness`.
+        train: As for `robustness`.
+        sizes: As for `robustness`.
+
+    Returns:
+        Analysis -> what is not there.
+    """
+    lacking = {}
+    if not snapshots or train is None:
+        missing = [name for name, there in (("snapshots", snapshots), ("training images", train)) if not there]
+        lacking["dynamics"] = f"no {' and no '.join(missing)}"
+    if not sizes:
+        lacking["capacity"] = "no networks of several sizes"
+    return lacking
+
+
+def _write(
+    out: Path,
+    parts: Sequence[Part],
+    files: Mapping[str, Sequence[str]],
+    groups: Groups,
+    data: ImageSet,
+    lacking: Mapping[str, str],
+) -> None:
+    facts = {
+        "parts": [
+            {"name": p.name, "title": p.title, "reading": list(p.reading), "files": list(files[p.name])} for p in parts
+        ],
+        "left_out": dict(lacking),
+        "groups": {group: [network.name for network in networks] for group, networks in groups.items()},
+        "data": {"name": data.name, "n": len(data), "digest": data.digest},
+        "versions": versions(),
+    }
+    write_text(out / "summary.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    notes = [f"Left out: {name}, {why}." for name, why in lacking.items()]
+    write_text(out / "reading.txt", "\n\n".join([*map(str, parts), *notes]) + "\n")
