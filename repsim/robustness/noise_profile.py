@@ -15,7 +15,7 @@ from repsim.data.image_set import ImageSet, check_image_set
 from repsim.networks.answers import CPU_ROWS, check_eval, device_of, logits_of
 from repsim.networks.network import Network, bare, name_of
 from repsim.robustness.noise_moments import input_noise, propagate, trace
-from repsim.robustness.smoothing import MOST_NOISE
+from repsim.robustness.noises import MOST_NOISE
 
 if TYPE_CHECKING:
     import pandas as pd

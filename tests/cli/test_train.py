@@ -144,7 +144,7 @@ def test_it_begins_at_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         (
             ["pdg", "--data", "digits"],
-            "train: the recipe must be known; got 'pdg'. Close matches: pgd.",
+            "train: the recipe must be known; got 'pdg'. Close matches: pgd, pruning.",
         ),
         (
             ["pgd", "--data", "svhn"],

@@ -15,7 +15,7 @@ from repsim._common.messages import did_you_mean, message
 from repsim.data.image_set import ImageSet
 from repsim.networks.network import Network
 from repsim.recipes.training.augmentations import augmentation
-from repsim.robustness.smoothing import MOST_NOISE
+from repsim.robustness.noises import MOST_NOISE
 
 Images = Float[Tensor, "b c h w"]
 

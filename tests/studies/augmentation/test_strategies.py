@@ -92,7 +92,7 @@ def test_what_a_recipe_has_of_its_own_comes_from_its_preset_or_the_strategy() ->
 
 KNOWN = (
     "none, crop, flip, flip_crop, vertical_flip, shift, cutout, random_erasing, gaussian_noise, blur, rotation, "
-    "color_jitter, … (8 more)"
+    "color_jitter, … (9 more)"
 )
 TOGETHER = "at most one of mixup, cutmix, pani and adversarial, and one label_noise, can go together"
 
