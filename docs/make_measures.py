@@ -31,13 +31,18 @@ def line(name: str, metric: Metric) -> str:
         f"`{name}`",
         metric.meaning,
         f"{open_}{low}, {high}{close}",
-        f"{metric.self_value:g}",
+        equal(metric),
         ", ".join(sorted(metric.invariances)),
         "same" if metric.symmetric else "differs",
         metric.cost,
         metric.source,
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def equal(metric: Metric) -> str:
+    """The value of equal layers."""
+    return f"{metric.self_excess:g}/n" if metric.self_excess else f"{metric.self_value:g}"
 
 
 def facts() -> str:
@@ -47,7 +52,7 @@ def facts() -> str:
             "name": name,
             "kind": metric.kind,
             "bounds": f"[{metric.bounds[0]:g}, {metric.bounds[1]:g}]",
-            "equal": f"{metric.self_value:g}",
+            "equal": equal(metric),
             "unchanged under": ", ".join(sorted(metric.invariances)),
             "cost": metric.cost,
             "source": metric.source,

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from repsim import metrics, plots
+    from repsim import losses, metrics, plots
     from repsim._common.provenance import CautionWarning
     from repsim.data import ImageSet, load_data, tasks
     from repsim.features import Activations, extract, live
@@ -60,7 +60,12 @@ _PAGES = {
     ),
 }
 
-_MODULES = {"metrics": "repsim.metrics", "plots": "repsim.plots", "tasks": "repsim.data.tasks"}
+_MODULES = {
+    "losses": "repsim.losses",
+    "metrics": "repsim.metrics",
+    "plots": "repsim.plots",
+    "tasks": "repsim.data.tasks",
+}
 
 __all__ = [
     "Activations",
@@ -85,6 +90,7 @@ __all__ = [
     "live",
     "load_data",
     "load_model",
+    "losses",
     "metrics",
     "panels",
     "permutation_test",

@@ -1,6 +1,8 @@
 """What several test files share: whole error messages, and a few small inputs."""
 
+import os
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,3 +18,14 @@ def exactly(text: str) -> str:
 def digits() -> ImageSet:
     """150 digits of the test split, every class in proportion. Tests must not write into it."""
     return load_data("digits", limit=150)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests decode goes to a cache of their own, in processes that they start too."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME")
+    if before is not None:
+        os.environ["XDG_CACHE_HOME"] = before

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from repsim._common.messages import message
 
-#: A label that says: this sample is not part of the task. PyTorch's cross-entropy ignores the same number.
+#: A label that says: this sample is not part of the task. PyTorch's cross-entropy ignores the same number. -1, which
+#: others write, is read as the same.
 ABSENT = -100
 
 
@@ -36,7 +37,7 @@ def check_labels(function: str, labels: Tensor, n: int) -> None:
         raise ValueError(
             message(function, f"labels must be {n} integers, one per sample", got, "Pass one class index per row")
         )
-    classes = len(labels[labels != ABSENT].unique())
+    classes = len(labels[(labels != ABSENT) & (labels != -1)].unique())
     if classes < 2:
         raise ValueError(
             message(

@@ -22,6 +22,12 @@ def did_you_mean(name: str, known: Iterable[str], *, count: int = 4) -> str:
     return "Known: " + some(known, count=12)
 
 
+def shown(value: object, *, most: int = 80) -> str:
+    """A value as an error message shows it: on one line, and not longer than that."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def some(names: Iterable[str], *, count: int = 4) -> str:
     """The first few names, and how many more there are."""
     names = list(names)

@@ -1,11 +1,16 @@
-"""Functions that a text names: "package.module:function", and those that have a name in this process only."""
+"""Functions that a text names: "package.module:function", and those that have a name in this process only.
+
+Who wrote a text decides what it may name. A caller's text may name code, which is imported and so run. A file's text
+may name what the package knows and nothing else: every reader of files asks `known_name`.
+"""
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any
 
-from repsim._common.messages import did_you_mean, message
+from repsim._common.messages import did_you_mean, message, shown
 
 #: What a reference to a function begins with that has a name in this process alone.
 THIS_PROCESS = "this_process:"
@@ -31,6 +36,31 @@ def give(name: str, function: Callable[..., Any]) -> str:
         raise ValueError(message("augmentation", "the name of a function must be an identifier", repr(name), advice))
     _GIVEN[name] = function
     return THIS_PROCESS + name
+
+
+def known_name(
+    text: Any, known: Collection[str], function: str, *, what: str, path: str | Path, caller: str = ""
+) -> str:
+    """A name that a file holds, if the package knows it: importing what a file names would run code from a file.
+
+    Args:
+        text: What the file says, of whatever type.
+        known: The names that it may be.
+        function: Who asks, for messages.
+        what: What the name is of, as in "architecture".
+        path: The file.
+        caller: How a caller names something else, for the advice.
+
+    Raises:
+        ValueError: Anything but one of the names.
+    """
+    if isinstance(text, str) and text in known:
+        return text
+    advice = did_you_mean(text, known) if isinstance(text, str) and ":" not in text else "Nothing was imported"
+    if caller:
+        advice = f"{caller}; {advice[0].lower()}{advice[1:]}" if ":" in str(text) else f"{advice}. {caller}"
+    must = f"the {what} that a file names must be one that repsim knows"
+    raise ValueError(message(function, must, f"{shown(text)} in {path}", advice))
 
 
 def users_function(reference: str, function: str, *, known: Iterable[str] = (), takes: str = "") -> Callable[..., Any]:

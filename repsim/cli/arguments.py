@@ -11,7 +11,7 @@ from repsim.data.load import load_data
 from repsim.networks.load import load_model
 from repsim.networks.network import Network
 
-Groups = dict[str, list[int]]
+TaskGroups = dict[str, list[int]]
 
 NETWORK = "ARCHITECTURE:WEIGHTS, as in resnet20:weights.th, or a file that repsim wrote"
 
@@ -30,7 +30,7 @@ def add_images(parser: argparse.ArgumentParser, *, seed: str) -> None:
     parser.add_argument("--limit", type=int, help="use this many images, classes in proportion")
     parser.add_argument("--seed", type=int, default=0, help=f"which images --limit keeps, and {seed}")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
+    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
 
 
@@ -83,7 +83,7 @@ def _normalization(text: str | None) -> str | tuple[tuple[float, ...], tuple[flo
     return mean, std
 
 
-def read_tasks(path: Path) -> dict[str, Groups]:
+def read_tasks(path: Path) -> dict[str, TaskGroups]:
     """The tasks of a JSON file: task -> group -> the classes it is made of.
 
     Raises:

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--between", action="store_true", help="also compare networks of different strategies")
     parser.add_argument("--limit", type=int, help="train on this many images, classes in proportion")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data")
+    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--normalize", help="with --checkpoints: cifar10, imagenet, none, or what the file carries")
     parser.add_argument("--threads", type=int, metavar="N", help="of each training on a CPU; default: 1")
@@ -81,11 +81,17 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs `repsim augment`: trains what is missing, judges, writes and prints."""
     from repsim.studies.augmentation.judging import judge
     from repsim.studies.augmentation.networks import tasks_of
+    from repsim.studies.augmentation.rehearsal import rehearse
 
     patterns = _patterns(arguments)
     plan = _plan(arguments, patterns)
     train, test = plan.images(download=arguments.download)
     tasks = tasks_of(plan, download=arguments.download)
+    layers = plan.layers if isinstance(plan.layers, str) or plan.layers is None else list(plan.layers)
+    question = {"tasks": tasks, "layers": layers, "reduction": arguments.reduction}
+    question |= {"metric": arguments.metric, "fit_limit": arguments.fit_limit}
+    if not patterns:
+        rehearse(plan, train, test, **question)
     facts: dict[str, Any] = {"data": plan.data, "tasks": {name: asdict(task) for name, task in plan.tasks.items()}}
     if patterns:
         if arguments.dry_run:
@@ -102,11 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
         networks,
         train,
         test,
-        tasks=tasks,
-        layers=plan.layers if isinstance(plan.layers, str) or plan.layers is None else list(plan.layers),
-        reduction=arguments.reduction,
-        metric=arguments.metric,
-        fit_limit=arguments.fit_limit,
+        **question,
         without=plan.held_out,
         between=arguments.between,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from repsim._common.files import whole_file, write_text
 from repsim._common.messages import message
 from repsim._common.provenance import CautionWarning, versions
-from repsim.cli.arguments import NETWORK, NORMALIZE, Groups, add_images, asked_images, named_network, read_tasks
+from repsim.cli.arguments import NETWORK, NORMALIZE, TaskGroups, add_images, asked_images, named_network, read_tasks
 from repsim.cli.conditions import add_conditions, check_conditions, conditions, print_conditions
 from repsim.cli.tables import file_name, number, print_table
 from repsim.cli.verbs import Verb
@@ -23,7 +23,7 @@ from repsim.data.tasks import coarser
 from repsim.features.activations import Activations
 from repsim.features.extraction import extract
 from repsim.features.live_activations import LiveActivations, live
-from repsim.metrics import Metric, TaskMetric, get_metric, metric_name
+from repsim.metrics import CKA, RSA, Confounder, Metric, TaskMetric, get_metric, metric_name
 from repsim.networks.layers import select_layers
 from repsim.networks.network import Network
 from repsim.similarity.comparison import compare
@@ -37,8 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `repsim compare` takes to its parser."""
     parser.add_argument("a", metavar="A", help=NETWORK)
     parser.add_argument("b", metavar="B", help="the other network, or the same one again")
-    metric = 'repeatable, as in td or "td(seed=1)"; default cka and td, with --live cka_minibatch'
-    parser.add_argument("--metric", action="append", help=metric)
+    metric = (
+        'repeatable, as in td, "td(seed=1)", "cka(deconfounded=\'inputs\')" or "my.module:Mine(setting=1)"; default '
+    )
+    parser.add_argument("--metric", action="append", help=metric + "cka and td, with --live cka_minibatch")
     add_images(parser, seed="what is random in attacks and corruptions")
     parser.add_argument("--normalize", help=f"of both networks: {NORMALIZE}")
     parser.add_argument("--normalize-a", help="of A alone")
@@ -70,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         select_layers(network, arguments.layers)  # a wrong name is told of before an attack, not after
     data = asked_images(arguments)
     tasks = {name: _task(name, of, data, arguments.tasks) for name, of in groups.items()}
+    metrics = [_with_inputs(metric, data) for metric in metrics]
     shown = conditions(arguments, networks, data)
     sides = _sides(arguments, networks, shown.images)
     results = []
@@ -88,6 +91,13 @@ def run(arguments: argparse.Namespace) -> None:
     print_conditions(shown.facts)
     _print_results(results)
     print(f"written to {arguments.out}: {', '.join(r['file'] + '.{npz,csv,png}' for r in results)}, summary.json")
+
+
+def _with_inputs(metric: Metric, data: ImageSet) -> Metric:
+    """A measure less the similarity of the images as they were, where that is asked for as deconfounded='inputs'."""
+    if isinstance(metric, CKA | RSA) and metric.deconfounded == "inputs":
+        return replace(metric, deconfounded=Confounder(data.images, "inputs"))
+    return metric
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -125,7 +135,7 @@ def _networks(arguments: argparse.Namespace) -> tuple[Network, Network]:
     return a, b
 
 
-def _task(name: str, groups: Groups, data: ImageSet, path: Path) -> Tensor:
+def _task(name: str, groups: TaskGroups, data: ImageSet, path: Path) -> Tensor:
     try:
         return coarser(data.labels, groups)
     except ValueError as error:
@@ -181,6 +191,7 @@ def _summary(matrix: SimilarityMatrix, name: str, ignored: list[str]) -> dict[st
         "n": matrix.n,
         "min": float(np.nanmin(values)) if some else None,
         "max": float(np.nanmax(values)) if some else None,
+        "matched": len(matrix.matched()),
         "matched_mean": _matched_mean(matrix),
         "closest": [matrix.rows[i], matrix.cols[j]] if some else ["none"],
         "cells_without_number": len(matrix.reasons),
@@ -198,14 +209,14 @@ def _matched_mean(matrix: SimilarityMatrix) -> float | None:
 
 
 def _print_results(results: list[dict[str, Any]]) -> None:
-    head = ["metric", "layers", "n", "least", "most", "matched layers' mean", "closest pair", "added"]
+    head = ["metric", "layers", "n", "least", "most", "matched layers", "their mean", "closest pair", "added"]
     rows = []
     for r in results:
-        numbers = [number(r[name]) for name in ("min", "max", "matched_mean")]
+        numbers = [number(r["min"]), number(r["max"]), f"{r['matched']}", number(r["matched_mean"])]
         layers = f"{r['layers'][0]} × {r['layers'][1]}"
         rows.append([r["metric"], layers, f"{r['n']:,}", *numbers, " ~ ".join(r["closest"]), _added(r)])
         rows += [
-            [f"  {task}", "", "", "", "", number(part["matched_mean"]), "", ""] for task, part in r["tasks"].items()
+            [f"  {task}", "", "", "", "", "", number(part["matched_mean"]), "", ""] for task, part in r["tasks"].items()
         ]
     shown = len(head) if any(row[-1] for row in rows) else len(head) - 1
     print_table(head[:shown], [row[:shown] for row in rows])

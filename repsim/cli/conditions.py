@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from repsim._common.messages import did_you_mean, message
-from repsim._common.progress import progress_bar
 from repsim._common.provenance import CautionWarning, versions
 from repsim.cli.tables import file_name, number, print_table
 from repsim.data.image_set import ImageSet
 from repsim.data.stored import read_images, write_images
+from repsim.networks.answers import NoLogits, accuracy
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
 from repsim.robustness import ThreatModel
@@ -162,15 +160,7 @@ def _shown(
 
 def _accuracy(network: Network, data: ImageSet) -> float | None:
     """Share of images answered right; None where the network gives no logits for the labels' classes."""
-    parameter = next(network.parameters(), torch.empty(0))
-    right = 0
-    with torch.no_grad(), progress_bar(len(data), f"answers of {network.name}", "image") as bar:
-        for start in range(0, len(data), _ROWS):
-            rows = slice(start, start + _ROWS)
-            x, y = data.pixels(rows).to(parameter.device, parameter.dtype), data.labels[rows].to(parameter.device)
-            logits = network(x)
-            if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or int(data.labels.max()) >= logits.shape[1]:
-                return None
-            right += int((logits.argmax(1) == y).sum())
-            bar.update(len(x))
-    return right / len(data)
+    try:
+        return accuracy(network, data, "compare", progress=f"answers of {network.name}")
+    except NoLogits:
+        return None

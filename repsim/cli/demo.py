@@ -13,7 +13,7 @@ from repsim.data.load import load_data
 from repsim.features.activations import Activations
 from repsim.features.extraction import extract
 from repsim.plots import layer_curve, panels
-from repsim.recipes import RECIPES, Trained, train
+from repsim.recipes import RECIPES, TrainedNetwork, train
 from repsim.similarity.comparison import compare
 from repsim.similarity.inference import Difference, difference
 from repsim.similarity.matrix import SimilarityMatrix
@@ -41,7 +41,7 @@ class Demo:
         text: The table and the reading of it.
     """
 
-    networks: dict[str, Trained]
+    networks: dict[str, TrainedNetwork]
     matrices: dict[tuple[str, str], SimilarityMatrix]
     differences: dict[str, Difference]
     files: tuple[Path, ...]
@@ -60,7 +60,7 @@ def run(out: str | Path = "repsim-demo", *, progress: bool = True) -> Demo:
     """
     out = Path(out)
     data, test = load_data("digits", split="train"), load_data("digits", split="test")
-    networks: dict[str, Trained] = {}
+    networks: dict[str, TrainedNetwork] = {}
     for name, recipe in (("standard", "standard"), ("robust", "pgd")):
         for seed in (0, 1):
             full = f"{name}-{seed}"
@@ -147,7 +147,7 @@ def _numbers(found: Difference, block: str) -> dict[str, float]:
 
 
 def _report(
-    networks: dict[str, Trained],
+    networks: dict[str, TrainedNetwork],
     matrices: dict[tuple[str, str], SimilarityMatrix],
     differences: dict[str, Difference],
 ) -> str:

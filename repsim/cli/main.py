@@ -1,44 +1,76 @@
 """The command line: which verb is meant, and errors in one line."""
 
 import argparse
-import os
+import contextlib
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from repsim._common.files import check_folder
+from repsim._common.files import check_folder, remove_leftovers
+from repsim._common.locks import alone
 from repsim._common.messages import InternalError
-from repsim.cli.verbs import VERBS, verb
+from repsim.cli.streams import careful_streams, tell
+from repsim.cli.verbs import VERBS, Verb, verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, or 2 after one line on standard error for a user's error."""
+    """Runs one command.
+
+    Args:
+        argv: The words behind `repsim`; None takes those of this process.
+
+    Returns:
+        0; 2 after one line on standard error for a user's error, or where the results are written and could not be
+        printed; 130 after Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser(words).parse_args(words)
-    warnings.showwarning = lambda text, *_, **__: print(f"caution: {text}", file=sys.stderr)
-    chosen = verb(arguments.verb)
+    with careful_streams() as streams:
+        code = _run(words)
+        return streams.end(code)
+
+
+def _run(words: Sequence[str]) -> int:
+    debug = "--debug" in words
     try:
-        if getattr(arguments, "out", None) is not None and chosen.writes != "nothing":
-            check_folder(arguments.out.parent if chosen.writes == "file" else arguments.out)
-        chosen.run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        arguments = _parser(words).parse_args(words)
+        warnings.showwarning = lambda text, *_, **__: tell(f"caution: {text}")
+        chosen = verb(arguments.verb)
+        with _target(arguments, chosen):
+            chosen.run(arguments)
     except InternalError:  # ours to mend, so with everything that helps
         raise
     except (ValueError, TypeError, KeyError, OSError, MemoryError, RuntimeError) as error:
-        if arguments.debug:
+        if debug:
             traceback.print_exc()
         else:
             text = error.args[0] if isinstance(error, KeyError) and error.args else error
-            print(" ".join(str(text).split()), file=sys.stderr)
+            line = " ".join(str(text).split())
+            tell(line or f"repsim: ended by a {type(error).__name__} that gives no reason. Pass --debug to see where.")
         return 2
     except KeyboardInterrupt:
-        print("stopped; files already written are whole", file=sys.stderr)
+        tell("stopped; files already written are whole")
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _target(arguments: argparse.Namespace, chosen: Verb) -> Iterator[None]:
+    """Holds what `--out` names for this run alone; nothing where nothing is written."""
+    out = getattr(arguments, "out", None)
+    if out is None or chosen.writes == "nothing" or getattr(arguments, "dry_run", False):
+        if out is not None and chosen.writes == "folder":
+            check_folder(out)
+        yield
+    elif chosen.writes == "folder":
+        from repsim._common.run_folder import run_folder
+
+        with run_folder(out, arguments.verb):
+            yield
+    else:
+        with alone(out, arguments.verb):
+            remove_leftovers(out.parent)
+            yield
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="use this many images, classes in proportion")
     parser.add_argument("--seed", type=int, default=0, help="which images --limit keeps")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
+    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     text = "cifar10, imagenet, none, or means/stds as in .5,.5,.5/.2,.2,.2; default: what the files carry"
     parser.add_argument("--normalize", help=f"of all networks: {text}")
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduction", default="mean", help="mean (default), max, pool:K, flatten, cls, mean_tokens")
     parser.add_argument("--device", help='where networks run, as in "cuda"')
     parser.add_argument("--threat", default="linf", help="norm of the attacks, linf (default) or l2")
-    parser.add_argument("--eps", metavar="EPS,EPS", help="their radii; default: 2/255,4/255,8/255, of l2 0.25,0.5,1")
+    text = "their radii; default: 1/4, 1/2 and all of what the networks were trained or tested at, of l2 0.25,0.5,1"
+    parser.add_argument("--eps", metavar="EPS,EPS", help=text)
     parser.add_argument("--steps", type=int, default=20, help="of PGD; default: %(default)s")
     text = "repeatable: a group and the folder of repsim train --snapshots, for dynamics"
     parser.add_argument("--snapshots", action="append", default=[], metavar="NAME=DIR", help=text)
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes", action="append", nargs="+", default=[], metavar=("KIND:SIZE=FILE", "FILE"), help=text
     )
     parser.add_argument("--only", metavar="ANALYSIS,…", help="these analyses alone; default: all that can be done")
+    parser.add_argument("--dry-run", action="store_true", help="check that all of it can be done, and do nothing")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is found")
 
 
@@ -81,8 +83,12 @@ def run(arguments: argparse.Namespace) -> None:
         layers=arguments.layers,
         reduction=arguments.reduction,
         out=arguments.out,
+        dry_run=arguments.dry_run,
         **given,
     )
+    if arguments.dry_run:
+        print("all of it can be done; nothing was written")
+        return
     for part in parts:
         print(f"\n{part}")
     print()

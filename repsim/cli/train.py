@@ -1,13 +1,18 @@
 """`repsim train RECIPE`: trains a network by a recipe and writes its checkpoint."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repsim._common.checks import fraction
-from repsim._common.messages import did_you_mean, message
+from repsim._common.messages import did_you_mean, message, shown
 from repsim.cli.verbs import Verb
+
+if TYPE_CHECKING:
+    from repsim.data.image_set import ImageSet
+    from repsim.recipes import Recipe
 
 _RECIPES = (
     "standard, pgd, amata, trades, fast, free, yopo, noise, macer, noisy_pretraining, consistency, mixup, cutmix, "
@@ -29,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="train on this many images, classes in proportion")
     parser.add_argument("--test-limit", type=int, help="score on this many test images; PGD-20 costs 20 passes each")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where data sets are kept; default: data")
+    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="cpu", help='where to train, as in "cuda"')
     parser.add_argument("--threads", type=int, metavar="N", help="of a CPU; their number is part of what is trained")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="the checkpoint to write")
+    parser.add_argument("--dry-run", action="store_true", help="say what it will cost, from its first steps, and stop")
     parser.add_argument("--snapshots", type=Path, metavar="DIR", help="keep the network after each epoch here")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted training, if there is one")
+    parser.add_argument("--force", action="store_true", help="replace a finished training by a new one")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,6 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from repsim.cli.arguments import named_network
     from repsim.data.load import load_data
     from repsim.recipes import RECIPES, train
+    from repsim.recipes.training.estimate import estimate
 
     if arguments.recipe not in RECIPES:
         advice = did_you_mean(arguments.recipe, RECIPES)
@@ -61,10 +69,13 @@ def run(arguments: argparse.Namespace) -> None:
     if state.exists() and not arguments.resume:
         advice = "Pass --resume to go on with it, or delete the file to begin anew"
         raise ValueError(message("train", "an unfinished training must not be lost", str(state), advice))
-    if arguments.resume and not state.exists() and arguments.out.exists():
-        advice = "Leave --resume out to train it anew"
-        got = f"{arguments.out}, which is finished"
-        raise ValueError(message("train", "--resume must find an unfinished training or none", got, advice))
+    if arguments.resume and arguments.force:
+        advice = "Leave one of the two out"
+        raise ValueError(message("train", "--force begins anew and --resume goes on", "both", advice))
+    finished = arguments.out.exists() and not state.exists()
+    if finished and not arguments.resume and not arguments.force:
+        advice = "Pass --force to train it anew, or name another file"
+        raise ValueError(message("train", "a finished training must not be lost", str(arguments.out), advice))
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise ValueError(message("train", "--threads must be at least 1", f"{arguments.threads}", "Leave it out"))
@@ -81,6 +92,14 @@ def run(arguments: argparse.Namespace) -> None:
         )
         for split in ("train", "test")
     )
+    if finished and arguments.resume:
+        _check_finished(arguments, recipe, data)
+        print(f"{arguments.out} is finished; nothing was done")
+        return
+    classes = max(int(data.labels.max()), int(test.labels.max())) + 1
+    print(estimate(recipe, data, classes, device=arguments.device), flush=True)
+    if arguments.dry_run:
+        return
     trained = train(
         recipe,
         data,
@@ -113,6 +132,22 @@ def run(arguments: argparse.Namespace) -> None:
         told = ", ".join(f"{of} {value:.4g}" for of, value in fact.items()) if isinstance(fact, dict) else str(fact)
         print(f"{name}: {told}")
     print(f"written to {arguments.out}")
+
+
+def _check_finished(arguments: argparse.Namespace, recipe: "Recipe", data: "ImageSet") -> None:
+    """A finished training that is to be gone on with must be the one that is asked for."""
+    from repsim.networks.weight_files import read_checkpoint
+
+    record = read_checkpoint(arguments.out).record
+    found = {"recipe": record.get("recipe"), "seed": record.get("seed"), **dict(record.get("settings") or {})}
+    found["training images"] = dict(record.get("data") or {}).get("train_digest")
+    settings = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    asked = {"recipe": recipe.name, "seed": arguments.seed, **settings, "training images": data.digest}
+    other = [name for name in {**asked, **found} if asked.get(name) != found.get(name)]
+    if other:
+        got = f"{arguments.out} with {other[0]}={shown(found.get(other[0]))} for {shown(asked.get(other[0]))}"
+        advice = "Name another file, or pass --force instead of --resume to train anew"
+        raise ValueError(message("train", "--resume must find the training that is asked for", got, advice))
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

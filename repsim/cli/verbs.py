@@ -33,6 +33,7 @@ VERBS = {
     "augment": ("augment:AUGMENT", "train by augmentation strategies and judge them by TD"),
     "certify": ("certify:CERTIFY", "certify a network's answers by randomised smoothing"),
     "metrics": ("inspect:METRICS", "list the measures"),
+    "cache": ("cache:CACHE", "show or clear what is kept of decoded images"),
     "demo": ("demo:DEMO", "train four small networks on the digits and compare them"),
 }
 

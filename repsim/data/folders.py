@@ -1,150 +1,168 @@
-"""A folder of class folders -> arrays: decoded in parallel once, then read back from a cache."""
+"""A folder of class folders: which files are read, and which class each is of."""
 
-import concurrent.futures
-import hashlib
-import json
 import os
-import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from repsim._common.files import whole_file
 from repsim._common.messages import message, some
-from repsim._common.progress import progress_bar
+from repsim.data.pictures import SUFFIXES, printable
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: Files that people keep beside pictures. All others that are left out are told of.
+_NOT_PICTURES = (".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".html", ".pdf", ".log")
+_NOT_PICTURES += (".npy", ".npz", ".mat", ".db", ".ini", ".py", ".sh", ".zip", ".gz", ".tar", ".tgz", ".xz", ".lst")
 
 
-def read_image_folder(
-    folder: Path,
-    *,
-    choose: Callable[[np.ndarray], np.ndarray],
-    cache: Path,
-    size: int | None,
-    progress: bool,
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Reads the chosen images of a folder that holds one folder per class.
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a folder, class by class.
 
-    The decoded pixels are kept in `cache` under a key made of every chosen file's path, size and time of
-    change, so a second call does not decode again and a changed file is never read from an old cache.
+    Attributes:
+        files: Their paths, in the order of classes and names.
+        ids: "class/file" of each.
+        labels: (n,) int64 places in `classes`.
+        classes: The classes' names in order.
+        notes: What a reader should know, one sentence each.
+    """
+
+    files: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def list_folder(folder: Path, classes: Sequence[str] | str | Path | None = None) -> Listing:
+    """The pictures of a folder that holds one folder per class; folders inside these belong to the class.
 
     Args:
-        folder: Holds one folder per class; classes are numbered in the names' order.
-        choose: Takes all labels (n,), returns the rows to read.
-        cache: Where decoded images are kept. A cache that cannot be written is not used, without harm.
-        size: Resize the shorter side to this many pixels and crop the centre square; None takes images as they are.
-        progress: Show a bar while decoding for more than two seconds.
-
-    Returns:
-        images (m, c, h, w) uint8, labels (m,) int64, ids "class/file", class names. Images are RGB unless
-        every one is greyscale.
+        folder: Where. Files and folders whose names begin with a dot are not looked at.
+        classes: The classes in the order of their numbers, or a text file with one on each line. A class may have no
+            folder, or no picture; a folder that is none of them is an error. None takes the folders in the order of
+            their names, and of their numbers where all names are numbers.
 
     Raises:
-        FileNotFoundError: No such folder, or no images in class folders under it.
-        ValueError: A file that is no image, images of unequal sizes.
+        FileNotFoundError: No such folder, or no picture in it.
+        ValueError: A class folder without a picture, a folder that is none of `classes`, links that lead round in a
+            circle or nowhere, a name that is no text.
     """
-    files, labels, classes = _listing(folder)
-    rows = choose(labels)
-    files, labels = [files[i] for i in rows], labels[rows]
-    ids = tuple(os.path.relpath(f.path, folder).replace(os.sep, "/") for f in files)
-    stats = [f.stat() for f in files]
-    key = json.dumps(
-        [
-            str(folder.resolve()),
-            size,
-            [[i, s.st_size, s.st_mtime_ns] for i, s in zip(ids, stats, strict=True)],
-        ]
-    )
-    cached = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
-    if cached.exists():
-        try:
-            images = np.load(cached, allow_pickle=False)
-            if (
-                isinstance(images, np.ndarray)
-                and images.dtype == np.uint8
-                and images.ndim == 4
-                and len(images) == len(ids)
-            ):
-                return images, labels, ids, classes
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            pass  # damaged from outside: decode again and replace it
-    images = _decode(files, size, progress)
-    try:
-        with whole_file(cached) as temporary:
-            np.save(temporary, images)
-    except OSError:
-        pass  # a read-only or full disk costs the next run its speed, nothing else
-    return images, labels, ids, classes
-
-
-def _listing(folder: Path) -> tuple[list[os.DirEntry], np.ndarray, tuple[str, ...]]:
     if not folder.is_dir():
         advice = "Name a folder that holds one folder per class"
         raise FileNotFoundError(message("load_data", "the image folder must exist", str(folder), advice))
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    files: list[os.DirEntry] = []
-    labels: list[int] = []
-    kept = []
-    for name in classes:
-        found = sorted(
-            (
-                f
-                for f in os.scandir(folder / name)
-                if f.name.lower().endswith(SUFFIXES) and not f.name.startswith(".") and f.is_file()
-            ),
-            key=lambda f: f.name,
-        )
-        if found:
-            files += found
-            labels += [len(kept)] * len(found)
-            kept.append(name)
-    if not files:
-        got = f"{folder} with the folders {some(classes)} and no image in them"
+    inside = [entry for entry in _entries(folder) if entry.is_dir()]
+    there = [entry.name for entry in inside]
+    notes: list[str] = []
+    order = _ordered(there, notes) if classes is None else _asked(there, classes, folder)
+    left: list[str] = [entry.name for entry in _entries(folder) if not entry.is_dir()]
+    found: dict[str, list[str]] = {
+        name: sorted(_pictures(folder / name, (), left, folder)) if name in there else [] for name in order
+    }
+    if not any(found.values()):
+        got = f"{folder} with the folders {some(sorted(there))} and no image in them"
         advice = "Put the images into one folder per class, as folder/class/image.jpg"
         raise FileNotFoundError(message("load_data", "the image folder must hold images in class folders", got, advice))
-    return files, np.array(labels, dtype=np.int64), tuple(kept)
+    if classes is None:
+        _check_classes(folder, found)
+    lost = [name for name in left if not name.lower().endswith(_NOT_PICTURES)]
+    if lost:
+        notes.append(f"{len(lost)} files of {folder} are read as no picture of a class: {some(sorted(lost))}")
+    ids = [name for names in found.values() for name in names]
+    labels = np.repeat(np.arange(len(order)), [len(names) for names in found.values()]).astype(np.int64)
+    return Listing(tuple(str(folder / name) for name in ids), tuple(ids), labels, tuple(order), tuple(notes))
 
 
-def _decode(files: list[os.DirEntry], size: int | None, progress: bool) -> np.ndarray:
-    def one(file: os.DirEntry) -> np.ndarray:
-        return _decode_one(file.path, size)
-
-    # Pillow lets go of the interpreter while it decodes, so threads are enough.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = []
-        with progress_bar(len(files), "decode", "image", show=progress) as bar:
-            for image in pool.map(one, files):
-                images.append(image)
-                bar.update()
-    shapes = {image.shape[:2] for image in images}
-    if len(shapes) > 1:
-        got = some(f"{w}×{h}" for h, w in sorted(shapes))
-        advice = "Pass size=224, say, to resize the shorter side and crop the centre"
-        raise ValueError(message("load_data", "all images must have one size", got, advice))
-    if any(image.ndim == 3 for image in images):
-        images = [i if i.ndim == 3 else np.repeat(i[..., None], 3, 2) for i in images]
-        return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
-    return np.stack(images)[:, None]
+def _ordered(names: list[str], notes: list[str]) -> list[str]:
+    """Class folders in the order of their names: of numbers, where all of them are."""
+    ordered = sorted(names)
+    if names and all(name.isascii() and name.isdigit() for name in names):
+        by_number = sorted(names, key=lambda name: (int(name), name))
+        if by_number != ordered:
+            late = next(b for a, b in zip(ordered, by_number, strict=True) if a != b)
+            notes.append(f"class folders are ordered as numbers, {late} before {ordered[ordered.index(late) - 1]}")
+        return by_number
+    return ordered
 
 
-def _decode_one(path: str, size: int | None) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-            if size is not None:
-                scale = size / min(image.size)
-                image = image.resize([max(size, round(v * scale)) for v in image.size], Image.Resampling.BILINEAR)
-                left, top = (image.width - size) // 2, (image.height - size) // 2
-                image = image.crop((left, top, left + size, top + size))
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        advice = "Repair or remove the file"
+def _asked(there: Sequence[str], classes: Sequence[str] | str | Path, folder: Path) -> list[str]:
+    """The caller's classes, every one of them named once, and every folder among them."""
+    if isinstance(classes, str | Path):
+        try:
+            lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            got, advice = f"{classes} ({error})", "Write one class on each line, or pass classes=[...]"
+            raise ValueError(
+                message("load_data", "classes must be names, or a text file of them", got, advice)
+            ) from error
+        names = [line.strip() for line in lines if line.strip()]
+    else:
+        names = list(classes)
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        twice = [name for name in names if names.count(name) > 1]
+        got = f"{twice[0]!r} twice" if twice else some(map(repr, names))
+        raise ValueError(message("load_data", "classes must be different names", got, "Name every class once"))
+    unknown = sorted(set(there) - set(names))
+    if unknown:
+        got = f"{some(unknown)} in {folder}"
         raise ValueError(
-            message("load_data", "every file must be a readable image", f"{path} ({error})", advice)
-        ) from error
+            message("load_data", "every class folder must be one of classes", got, "Add it, or move it away")
+        )
+    return names
+
+
+def _check_classes(folder: Path, found: dict[str, list[str]]) -> None:
+    """Every class has pictures, and those are not all deeper than in class folders."""
+    empty = [name for name, names in found.items() if not names]
+    if empty:
+        advice = "Remove it, or pass classes=[...] with all classes in the order of their numbers"
+        got = f"{folder} with no image in {some(empty)}"
+        raise ValueError(message("load_data", "every class folder must hold an image", got, advice))
+    if all(name.count("/") > 1 for names in found.values() for name in names):
+        got = (
+            f"{folder} with images in {next(iter(found.values()))[0].rpartition('/')[0]}/ and none directly in a folder"
+        )
+        advice = (
+            f"Pass split={next(iter(found))!r} or that folder itself, or classes={list(found)[:2]} if these are classes"
+        )
+        raise ValueError(message("load_data", "images must stand in class folders", got, advice))
+
+
+def _pictures(folder: Path, above: tuple[tuple[int, int], ...], left: list[str], root: Path) -> Iterator[str]:
+    """Names of all pictures below a folder, as from `root`; other files are added to `left`."""
+    own = folder.stat()
+    here = (own.st_dev, own.st_ino)
+    if here in above:
+        raise _broken(folder, "a link to a folder that it is in")
+    for entry in _entries(folder):
+        name = os.path.relpath(entry.path, root).replace(os.sep, "/")
+        if entry.is_dir():
+            yield from _pictures(Path(entry.path), (*above, here), left, root)
+        elif entry.is_file() and entry.name.lower().endswith(SUFFIXES):
+            yield name
+        else:
+            left.append(name)
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """What a folder holds and does not hide, each a file, a folder, or something of which a name can be told."""
+    try:
+        found = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise _broken(folder, error.strerror or str(error)) from error
+    for entry in found:
+        try:
+            entry.name.encode("utf-8")
+            broken = "" if entry.is_dir() or entry.is_file() or not entry.is_symlink() else "a link that leads nowhere"
+        except UnicodeEncodeError:
+            broken = "a name that is not UTF-8"
+        except OSError as error:
+            broken = error.strerror or str(error)
+        if broken:
+            raise _broken(Path(entry.path), broken)
+    return found
+
+
+def _broken(path: Path, reason: str) -> ValueError:
+    must, got = "every file must be a readable image", f"{printable(path)} ({reason})"
+    return ValueError(message("load_data", must, got, "Rename, repair or remove it"))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from repsim._common.labels import class_labels
 from repsim._common.messages import message
 
 
@@ -20,7 +21,7 @@ class ImageSet:
 
     Attributes:
         images: (n, channels, height, width), uint8 in 0..255 or floating point in [0, 1].
-        labels: (n,) int64 class indices.
+        labels: (n,) int64 class indices; -1 and -100 mean that an image has no label.
         ids: n unique names, one per image.
         name: What the set is called in results.
         classes: The class names, where they are known.
@@ -55,6 +56,7 @@ class ImageSet:
         if self.labels.ndim != 1 or self.labels.dtype != torch.int64:
             got = f"{str(self.labels.dtype).removeprefix('torch.')} of shape {tuple(self.labels.shape)}"
             raise ValueError(message("ImageSet", "labels must be (n,) int64", got, "Pass one class index per image"))
+        object.__setattr__(self, "labels", class_labels(self.labels, "ImageSet"))
         if n == 0:
             raise ValueError(message("ImageSet", "there must be images", "none", "Choose another split or folder"))
         if len(set(self.ids)) != n:

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from repsim._common.checks import ABSENT
+from repsim._common.labels import class_labels
 from repsim._common.messages import message, some
 
 __all__ = ["ABSENT", "coarser", "held_out", "one_vs_rest"]
@@ -30,7 +31,7 @@ def coarser(labels: Any, groups: Mapping[str, Iterable[int]]) -> Int[Tensor, " n
         >>> coarser([0, 1, 2, 3], {"low": [0, 1], "high": [2]})
         tensor([   0,    0,    1, -100])
     """
-    y = _labels(labels)
+    y = class_labels(labels, "tasks")
     listed = [int(c) for classes in groups.values() for c in classes]
     twice = sorted({c for c in listed if listed.count(c) > 1})
     unknown = sorted(set(listed) - set(y.tolist()))
@@ -61,7 +62,7 @@ def one_vs_rest(labels: Any) -> dict[str, Int[Tensor, " n"]]:
         >>> list(one_vs_rest([0, 1, 5]))
         ['class 0', 'class 1', 'class 5']
     """
-    y = _labels(labels)
+    y = class_labels(labels, "tasks")
     classes = y[y != ABSENT].unique().tolist()
     if len(classes) < 2:
         raise ValueError(message("one_vs_rest", "there must be two classes", f"{len(classes)}", "Pass other labels"))
@@ -86,7 +87,7 @@ def held_out(labels: Any, classes: Iterable[int]) -> Int[Tensor, " n"]:
         tensor([   1,    0, -100,    0])
     """
     chosen = [int(c) for c in classes]
-    y = _labels(labels)
+    y = class_labels(labels, "tasks")
     unknown = sorted(set(chosen) - set(y.tolist()))
     if len(set(chosen)) < 2 or len(set(chosen)) < len(chosen) or unknown:
         got = f"class {unknown[0]}, which no sample has" if unknown else some([str(c) for c in chosen])
@@ -96,11 +97,3 @@ def held_out(labels: Any, classes: Iterable[int]) -> Int[Tensor, " n"]:
     for number, c in enumerate(chosen):
         out[y == c] = number
     return out
-
-
-def _labels(labels: Any) -> Int[Tensor, " n"]:
-    y = torch.as_tensor(labels)
-    if y.ndim != 1 or y.is_floating_point():
-        got = f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
-        raise ValueError(message("tasks", "labels must be (n,) class indices", got, "Pass one integer per sample"))
-    return y.cpu().long()

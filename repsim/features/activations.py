@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim._common.checks import is_finite
+from repsim._common.checks import ABSENT, is_finite
+from repsim._common.labels import class_labels, plain_array
 from repsim._common.messages import did_you_mean, message
 
 #: (layer's number, place of the first row, features) -> None
@@ -101,6 +101,13 @@ class Activations:
         return len(next(iter(self.features.values())))
 
     @property
+    def accuracy(self) -> float | None:
+        """The share of labelled samples that the network's own head answers right; None where it is not known."""
+        if self.outputs is None or self.labels is None or not bool((known := self.labels != ABSENT).any()):
+            return None
+        return float((self.outputs.argmax(1).cpu() == self.labels.cpu())[known.cpu()].double().mean())
+
+    @property
     def progress(self) -> bool:
         """Whether comparisons show a bar; features that are at hand take no time to read."""
         return False
@@ -147,7 +154,8 @@ class Activations:
 
         Args:
             arrays: Layer name -> (n, p) array, in the order they shall be shown.
-            labels: (n,) integers, where a measure needs a task (TD does).
+            labels: (n,) integers, where a measure needs a task (TD does). -1, -100 and what is masked or missing mean
+                that a sample has no label.
             ids: n names of the samples. Give them on both sides, and `compare` checks that the rows match.
             outputs: (n, k) the network's own logits, where TD shall stand beside the disagreement of its own head.
             name: What results call the network.
@@ -160,13 +168,11 @@ class Activations:
             >>> a
             Activations('features', 1 layers × 4 samples, width 4, given)
         """
-        features = {layer: torch.as_tensor(x).detach() for layer, x in arrays.items()}
-        tensor = None if labels is None else torch.as_tensor(np.asarray(labels))
-        if tensor is not None:
-            if tensor.is_floating_point():
-                advice = "Pass class indices"
-                raise TypeError(message("Activations", "labels must be integers", str(tensor.dtype), advice))
-            tensor = tensor.long()
+        features = {
+            layer: torch.as_tensor(plain_array(x, "Activations", f"layer {layer!r}")).detach()
+            for layer, x in arrays.items()
+        }
+        tensor = None if labels is None else class_labels(labels, "Activations")
         digest = None
         if ids is not None:
             if len(set(ids)) != len(ids) or any(len(x) != len(ids) for x in features.values()):
@@ -174,7 +180,7 @@ class Activations:
                 raise ValueError(message("Activations", "ids must name every row once", got, "One id per row"))
             digest = hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()
         names = None if ids is None else tuple(map(str, ids))
-        logits = None if outputs is None else torch.as_tensor(outputs).detach()
+        logits = None if outputs is None else torch.as_tensor(plain_array(outputs, "Activations", "outputs")).detach()
         return cls(features, tensor, digest, name, ids=names, outputs=logits)
 
 

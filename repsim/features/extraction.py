@@ -1,6 +1,6 @@
 """Hooks: a network and images in, `Activations` out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from repsim._common.progress import progress_bar
 from repsim.data.image_set import ImageSet
 from repsim.features.activations import Activations
 from repsim.features.forward import TappedNetwork
-from repsim.features.reductions import find_reduction
+from repsim.features.reductions import Choice, Reductions
 from repsim.features.source import Source
 from repsim.networks.answers import CPU_ROWS
 from repsim.networks.layers import Layers, select_layers
@@ -27,7 +27,8 @@ def extract(
     data: ImageSet | Tensor | Iterable[Any],
     *,
     layers: Layers = None,
-    reduction: str = "mean",
+    reduction: Choice = "auto",
+    axes: Mapping[str, str] | None = None,
     batch_size: int = 256,
     name: str | None = None,
     attack: Condition | None = None,
@@ -44,12 +45,17 @@ def extract(
             DataParallel are looked through, so layer names are the bare network's.
         data: An `ImageSet`, a tensor, or batches (x or (x, y)) that come in the same order each time, such as
             a DataLoader that does not shuffle.
-        layers: None for every leaf module and every residual block; a name or glob ("layer*.*" for blocks;
-            `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function
-            (name, module) -> bool.
-        reduction: What makes a row of a layer's output. Feature maps (n, c, h, w): "mean" over positions, "max",
-            "pool:K" (K×K averages); tokens (n, t, c): "mean_tokens", "cls"; anything: "flatten". Rows stay rows.
-            They answer different questions: "flatten" also asks where in the image, "mean" does not.
+        layers: None for every leaf module and every block; "blocks" for the short list, one per block; a name or glob
+            ("layer*.*"; `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function
+            (name, module) -> bool. Modules that compiling, parametrising and quantising put in are no layers.
+        reduction: What makes a row of a layer's output: "auto" or "mean" averages over all positions, "max" takes the
+            largest, "pool:K" averages over K×K parts of a map, "flatten" keeps every number, "cls" and "last" take
+            the first and the last token, "mean_tokens" averages over tokens. Rows stay rows. They answer different
+            questions: "flatten" also asks where in the image, "mean" does not. A dict {glob: name} chooses layer by
+            layer; a function makes rows (n, p) of tokens (n, t, c), in which form it gets every output.
+        axes: Which axis of an output is what, {glob: "nchw"}, where it cannot be found out: a letter per axis, `n`
+            samples, `c` features, others positions, so "nhwc", "ntc", "tnc", "nct"; "(nk)tc" where k windows of each
+            sample are folded into the first axis. See `repsim.features.layout`.
         batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
         name: What results call the network; None takes the network's own name. Images under an input condition (of
             `adversarial`, `corrupt`, or `attack`) add that condition to the name, as in "resnet20 under blur:3".
@@ -61,22 +67,33 @@ def extract(
 
     Returns:
         One (n, p) tensor per layer in execution order, on the CPU. A module that runs twice gives two
-        layers, `name` and `name#2`.
+        layers, `name` and `name#2`. `provenance["layout"]` says which axis of each was what. Features are all axes that
+        are neither samples nor positions; heads of attention count as features, windows folded into the samples' axis
+        are averaged sample by sample. With layers=None and "blocks", what has no row of features per sample (tables,
+        attention weights) is left out and named in `provenance["layers_left_out"]`.
 
     Raises:
-        ValueError: An unknown layer, a layer that never ran, an output without tensors or whose first axis is
-            not the batch, a reduction that does not fit the output, a shuffling loader; as for `adversarial`.
+        ValueError: An unknown layer, a layer that never ran, one that was asked for and has no row per sample, or whose
+            axes are not clear; a reduction that does not fit the output, a shuffling loader; as for `adversarial`.
         TypeError: An attack on data that is no `ImageSet`.
         MemoryError: Features that would not fit into memory.
 
+    Warns:
+        CautionWarning: Layers that are left out as it is not clear which of their axes are features; a network whose
+            answer to a sample depends on the rest of its batch.
+
     Cost:
-        The forward passes, and one copy of the features; the attack before, where there is one.
+        The forward passes, and one copy of the features; before them three passes over two or three samples, which find
+        out the axes, and the attack, where there is one.
     """
-    forward = TappedNetwork(net, layers, find_reduction(reduction), "extract", name)
+    reductions = Reductions(reduction)
+    forward = TappedNetwork(net, layers, reductions, axes, "extract", name)
     if attack is not None:
         data = under(net, data, attack, progress=progress)
     source = Source.of(data, "extract")
     step = forward.step(batch_size)
+    forward.look(source.first)
+    _check_room(forward, source)
     buffers, answers = _Buffers(source.n), _Answers()
     bar = progress_bar(source.n, f"extract {forward.name}", "sample", show=progress)
     with forward.recording(buffers.write) as run, bar:
@@ -85,9 +102,26 @@ def extract(
             answers.add(run(x), len(x))
             buffers.end()
             bar.update(len(x))
-    provenance = {**forward.provenance, **source.facts, "layers_that_never_ran": forward.never_ran()}
-    given = source.labels, source.digest, source.called(forward.name), reduction, provenance, source.ids
+    told = {**source.facts, **forward.facts, "layers_that_never_ran": forward.never_ran()}
+    provenance = {**forward.provenance, **told}
+    given = source.labels, source.digest, source.called(forward.name), reductions.name, provenance, source.ids
     return Activations(buffers.features, *given, answers.together())
+
+
+def _check_room(forward: TappedNetwork, source: Source) -> None:
+    """Two rows tell how wide all features are, and whether they would fit, before the first batch is run."""
+    need: dict[str, int] = {}
+
+    def count(layer: str, rows: Float[Tensor, "b p"]) -> None:
+        need[layer] = source.n * rows.shape[1] * rows.element_size()
+
+    with forward.recording(count) as run:
+        run(source.first(2))
+    needed, have = sum(need.values()), available_memory()
+    if have is not None and needed > have:
+        got = f"{needed / 2**30:.1f} GiB for {source.n:,} samples with {have / 2**30:.1f} GiB free"
+        advice = 'Use reduction="mean", fewer layers or fewer samples'
+        raise MemoryError(message("extract", "the features must fit into memory", got, advice))
 
 
 class _Answers:
@@ -113,23 +147,14 @@ class _Buffers:
     def __init__(self, n: int) -> None:
         self.features: dict[str, Tensor] = {}
         self._n, self._start, self._rows = n, 0, 0
-        self._need, self._have = 0, available_memory()
 
     def begin(self, rows: int) -> None:
         self._rows = rows
 
     def write(self, layer: str, rows: Float[Tensor, "b p"]) -> None:
         if self._start == 0:
-            # Buffers take no memory until they are written to, so this batch tells what all of them will need.
-            self._need += self._n * rows.shape[1] * rows.element_size()
-            if self._have is not None and self._need > self._have:
-                return
             self.features[layer] = empty_rows(self._n, rows.shape[1], rows.dtype)
         self.features[layer][self._start : self._start + self._rows].copy_(rows)
 
     def end(self) -> None:
-        if self._have is not None and self._need > self._have:
-            got = f"{self._need / 2**30:.1f} GiB for {self._n:,} samples with {self._have / 2**30:.1f} GiB free"
-            advice = 'Use reduction="mean", fewer layers or fewer samples'
-            raise MemoryError(message("extract", "the features must fit into memory", got, advice))
         self._start += self._rows

@@ -1,18 +1,27 @@
 """A network with some of its layers tapped."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repsim._common.messages import message, some
-from repsim.features.reductions import Reduction
+from repsim._common.messages import did_you_mean, message, some
+from repsim._common.provenance import CautionWarning
+from repsim.features.dry_runs import DryRuns, dry_runs
+from repsim.features.evidence import FEW, Finding, LeftOut, Undecided
+from repsim.features.layout import Layout
+from repsim.features.reductions import Output, Reduction, Reductions, means
+from repsim.features.running import first_tensor, input_type, moved, observed, tensors_in
 from repsim.networks.answers import CPU_ROWS
 from repsim.networks.layers import Layers, select_layers
-from repsim.networks.network import bare, name_of, provenance_of_network
+from repsim.networks.modules import named_layers
+from repsim.networks.network import name_of, provenance_of_network
+
+_LEAVE = "Leave this layer out of layers="
 
 
 class TappedNetwork:
@@ -21,26 +30,45 @@ class TappedNetwork:
     Args:
         net: The network; wrappers such as DataParallel are looked through.
         layers: As for `extract`.
-        reduce: What makes rows of a layer's output.
+        reductions: What makes rows of the layers' outputs.
+        axes: As for `extract`.
         function: Who asks, for messages.
         name: What results call the network; None takes the network's own name.
 
     Attributes:
         widths: Layer -> features per row, in order of execution, once a batch has run. A module that runs twice
             gives two layers, `name` and `name#2`.
+        facts: What provenance says of the layers, once `look` has run: their layouts, and what was left out.
     """
 
-    def __init__(self, net: nn.Module, layers: Layers, reduce: Reduction, function: str, name: str | None) -> None:
-        self._net, self._reduce, self._function = net, reduce, function
-        inside = bare(net)
-        chosen, self._optional = select_layers(inside, layers, function)
-        modules = dict(inside.named_modules())
+    def __init__(
+        self,
+        net: nn.Module,
+        layers: Layers,
+        reductions: Reductions,
+        axes: Mapping[str, str] | None,
+        function: str,
+        name: str | None,
+    ) -> None:
+        self._net, self._function, self._reductions = net, function, reductions
+        chosen, self._optional = select_layers(net, layers, function)
+        modules = named_layers(net)
         self._tapped = {layer: modules[layer] for layer in chosen}
+        self._axes = {glob: Layout.parse(code, function) for glob, code in (axes or {}).items()}
+        for what, globs in (("axes=", self._axes), ("reduction=", reductions.globs)):
+            for glob in globs:
+                if not any(means(glob.partition("#")[0], layer) for layer in modules):
+                    must, advice = f"{what} must name modules of the network", did_you_mean(glob, modules)
+                    raise ValueError(message(function, must, repr(glob), advice))
         parameter = next(net.parameters(), torch.empty(0))
-        self.device, self._kind = parameter.device, parameter.dtype
+        self.device, self._type = parameter.device, parameter.dtype
         self.name: str = name or name_of(net)
         self.provenance = provenance_of_network(net)
         self.widths: dict[str, int] | None = None
+        self.facts: dict[str, Any] = {}
+        self._plans: dict[str, _Plan] = {}
+        self._left_out: dict[str, str] = {}
+        self._hooked = self._tapped
         self._ran: set[str] = set()
 
     def step(self, batch_size: int) -> int:
@@ -49,55 +77,93 @@ class TappedNetwork:
             raise ValueError(message(self._function, "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
         return min(batch_size, CPU_ROWS) if self.device.type == "cpu" else batch_size
 
+    def look(self, first: Callable[[int], Any]) -> None:
+        """Finds out with a few small passes which axis of every layer's output is what; before the first `recording`.
+
+        Args:
+            first: The first samples, as many as asked for; repeated where there are fewer.
+
+        Raises:
+            ValueError: A layer that was asked for without a row per sample, or whose axes are not clear.
+
+        Warns:
+            CautionWarning: Layers that were not asked for by name and are left out as their axes are not clear; answers
+                that depend on the rest of the batch.
+        """
+        few = first(FEW)
+        self._type = input_type(self._net, lambda dtype: self._net(moved(few, self.device, dtype)))
+        with observed(self._net):
+            runs = dry_runs(self._run, self._net, self._tapped, first)
+        for row, finding in runs.calls.items():
+            plan = self._plan(row, finding)
+            if plan is None and not self._optional:
+                raise ValueError(self._refusal(row, finding))
+            if plan is None:
+                self._left_out[row] = _why(finding)
+            else:
+                self._plans[row] = plan
+        self._ran |= {_module(row) for row in runs.calls}
+        if runs.calls and not self._plans:
+            raise ValueError(self._refusal(*next(iter(runs.calls.items()))))
+        # Modules that did not run may do so later; those without rows need no hook.
+        wanted = {_module(row) for row in self._plans} | (self._tapped.keys() - self._ran)
+        self._hooked = {layer: module for layer, module in self._tapped.items() if layer in wanted}
+        kinds = {x.dtype for x in tensors_in(few) if x.is_floating_point()} - {self._type}
+        changed = {f"{kind}".removeprefix("torch."): f"{self._type}".removeprefix("torch.") for kind in kinds}
+        self.facts = {"layout": {row: plan.layout.code for row, plan in self._plans.items() if plan.layout is not None}}
+        self.facts |= {"layers_left_out": dict(self._left_out)} if self._left_out else {}
+        self.facts |= {"inputs_converted": changed} if changed else {}
+        self._caution(runs)
+
     @contextlib.contextmanager
-    def recording(self, write: Callable[[str, Float[Tensor, "b p"]], None]) -> Iterator[Callable[[Tensor], Any]]:
+    def recording(self, write: Callable[[str, Float[Tensor, "b p"]], None]) -> Iterator[Callable[[Any], Any]]:
         """Inside, the function that is given runs a batch and returns what the network answers; `write(layer,
         features)` is called as layers answer.
 
         The network runs in eval mode without gradients, and is left in the modes it had, without hooks, whatever
-        happens. What `write` is given may be overwritten by the network's next operation, so it copies.
+        happens. Another thread that records the same network waits until this one has left. What `write` is given may
+        be overwritten by the network's next operation, so it copies.
         """
         rows, calls, seen = 0, dict[str, int](), dict[str, int]()
 
         def hook(layer: str) -> Callable[[nn.Module, Any, Any], None]:
             def answered(module: nn.Module, inputs: Any, output: Any) -> None:
                 calls[layer] = call = calls.get(layer, 0) + 1
-                self._ran.add(layer)
                 row = layer if call == 1 else f"{layer}#{call}"
-                features = self._reduce(row, self._checked(row, output, rows))
+                self._ran.add(layer)
+                if row in self._left_out:
+                    return
+                if row not in self._plans:
+                    seen[row] = 0
+                    return
+                features = self._features(row, output, rows)
                 seen[row] = features.shape[1]
                 if self.widths is not None and seen[row] != self.widths.get(row, seen[row]):
                     got = f"{seen[row]} after {self.widths[row]}"
                     advice = "Samples of unequal size need a reduction such as mean"
                     raise ValueError(message(self._function, f"layer {row!r} must keep its width", got, advice))
-                if self.widths is None or row in self.widths:
-                    write(row, features)
+                write(row, features)
 
             return answered
 
-        def run(x: Tensor) -> Any:
+        def run(x: Any) -> Any:
             nonlocal rows
-            rows = len(x)
+            rows = len(tensors_in(x)[0])
             calls.clear()
             seen.clear()
-            answer = self._net(x.to(self.device, self._kind if x.is_floating_point() else x.dtype, non_blocking=True))
-            if self.widths is None:
-                self.widths = dict(seen)
-            elif seen.keys() != self.widths.keys():
-                got = f"{some(sorted(seen.keys() ^ self.widths.keys()))} in some batches only"
+            answer = self._run(x)
+            if others := seen.keys() ^ self._plans.keys():
+                got = f"{some(sorted(others))} in some batches only"
                 advice = "Choose layers that every sample passes through equally often"
                 raise ValueError(message(self._function, "every batch must run the same layers", got, advice))
+            if self.widths is None:
+                self.widths = dict(seen)
             return answer
 
-        handles = []
-        try:
-            for layer, module in self._tapped.items():
-                handles.append(module.register_forward_hook(hook(layer)))
-            with _eval_mode(self._net), torch.no_grad(), _uncompiled(self._net):
-                yield run
-        finally:
-            for handle in handles:
-                handle.remove()
+        with observed(self._net), contextlib.ExitStack() as hooks:
+            for layer, module in self._hooked.items():
+                hooks.callback(module.register_forward_hook(hook(layer)).remove)
+            yield run
 
     def never_ran(self) -> list[str]:
         """The chosen layers that no batch has run.
@@ -112,48 +178,84 @@ class TappedNetwork:
             raise ValueError(message(self._function, must, f"no output of {some(silent)}", advice))
         return silent
 
-    def _checked(self, layer: str, output: Any, rows: int) -> Tensor:
-        tensor = _first_tensor(output)
-        advice = "Leave this layer out of layers="
-        if tensor is None or not tensor.is_floating_point():
-            got = type(output).__name__ if tensor is None else str(tensor.dtype)
-            must = f"layer {layer!r} must give floating-point tensors"
+    def _run(self, x: Any) -> Any:
+        return self._net(moved(x, self.device, self._type))
+
+    def _plan(self, row: str, finding: Finding) -> "_Plan | None":
+        """How rows of a call are made; None where it has none."""
+        reduce = self._reductions.of(row)
+        given = next((layout for glob, layout in self._axes.items() if means(glob, row)), None)
+        if given is not None:
+            return _Plan(given, 0, reduce)
+        if isinstance(finding, Layout):
+            return _Plan(finding, 0, reduce)
+        asked = isinstance(finding, Undecided) or not self._optional
+        if finding.samples is not None and asked and not self._reductions.asks_for_positions(row):
+            return _Plan(None, finding.samples, reduce)
+        return None
+
+    def _features(self, row: str, output: Any, rows: int) -> Tensor:
+        plan, x = self._plans[row], first_tensor(output)
+        if x is None or not x.is_floating_point():
+            got = type(output).__name__ if x is None else str(x.dtype)
+            raise ValueError(message(self._function, f"layer {row!r} must give floating-point tensors", got, _LEAVE))
+        if plan.layout is None and x.ndim > plan.samples and x.shape[plan.samples] == rows:
+            return plan.reduce(Output(row, x.movedim(plan.samples, 0), None))
+        if plan.layout is None or not plan.layout.fits(x, rows):
+            must = f"layer {row!r} must keep its axes" + (f", {plan.layout.code}" if plan.layout is not None else "")
+            example = f'axes={{{row!r}: "nchw"}}'
+            advice = f"Say which axis is which, as in {example}, or choose other layers"
+            got = f"shape {tuple(x.shape)} for {rows} samples"
             raise ValueError(message(self._function, must, got, advice))
-        if tensor.ndim < 2 or len(tensor) != rows:
-            got = f"shape {tuple(tensor.shape)} for a batch of {rows}"
-            must = f"layer {layer!r} must give (batch, features, …)"
-            raise ValueError(message(self._function, must, got, advice))
-        return tensor
+        return plan.reduce(Output(row, plan.layout.samples_first(x, rows), plan.layout.positions))
+
+    def _refusal(self, row: str, finding: Finding) -> str:
+        if isinstance(finding, Undecided):
+            must = f"it must be clear which axes of layer {row!r} are features"
+            example = f'axes={{{row!r}: "nchw"}}'
+            advice = f"Say so, as in {example} (n samples, c features, others positions), or leave it out"
+            return message(self._function, must, finding.seen, advice)
+        must = finding.must if isinstance(finding, LeftOut) else ""
+        return message(self._function, f"layer {row!r} must {must}", _why(finding), _LEAVE)
+
+    def _caution(self, runs: DryRuns) -> None:
+        """Tells of what a careful reader should know, once."""
+        said = []
+        unclear = [row for row in self._left_out if isinstance(runs.calls[row], Undecided)]
+        if unclear:
+            said.append(
+                f"{self.name}: left out {some(unclear)}, as it is not clear which of their axes are features; "
+                f'say so, as in axes={{{unclear[0]!r}: "nchw"}}'
+            )
+        one, inside = (first_tensor(answer) for answer in runs.answers)
+        if one is not None and inside is not None and _differs(one, inside):
+            reason = "random numbers that it draws" if runs.random else "the rest of its batch"
+            said.append(f"{self.name}: the answer to a sample depends on {reason}, so features change with the batches")
+        for text in said:
+            warnings.warn(f"{self._function}: {text}", CautionWarning, stacklevel=4)
+        self.facts |= {"cautions": said} if said else {}
 
 
-def _uncompiled(net: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Code that torch.compile made before our hooks were there does not call them: run the modules themselves."""
-    if any("_orig_mod" in module._modules for module in net.modules()) and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
-    return contextlib.nullcontext()
+class _Plan:
+    """How rows are made of one call's outputs: by its layout, or by the axis of samples where that is all it takes."""
+
+    def __init__(self, layout: Layout | None, samples: int, reduce: Reduction) -> None:
+        self.layout, self.samples, self.reduce = layout, samples, reduce
 
 
-@contextlib.contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def _module(row: str) -> str:
+    """The module of a call."""
+    return row.partition("#")[0]
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    """The tensor of a layer's output: itself; a model output's hidden state or logits; else the first one inside."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, dict) or hasattr(output, "to_tuple"):
-        get = output.get if isinstance(output, dict) else lambda key: getattr(output, key, None)
-        named = [get(key) for key in ("last_hidden_state", "logits")]
-        inside = [v for v in named if isinstance(v, Tensor)]
-        values = list(output.values()) if isinstance(output, dict) else list(output.to_tuple())
-        return inside[0] if inside else _first_tensor(values)
-    if isinstance(output, list | tuple):
-        return next((t for t in map(_first_tensor, output) if t is not None), None)
-    return None
+def _why(finding: Finding) -> str:
+    return finding.seen if isinstance(finding, Undecided) else finding.why if isinstance(finding, LeftOut) else ""
+
+
+def _differs(few: Tensor, more: Tensor) -> bool:
+    """Whether two answers to the same samples differ by more than rounding in other batches does."""
+    if few.ndim == 0 or len(few) != FEW or not few.is_floating_point() or few.shape[1:] != more.shape[1:]:
+        return False
+    a, b = few.double(), more[:FEW].double()
+    tolerance = 0.05 if few.dtype == torch.bfloat16 else 0.01
+    return bool((a - b).abs().max() > tolerance * b.abs().max()) if a.numel() and len(b) == FEW else False

@@ -12,7 +12,7 @@ from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
 from repsim.features.activations import Write
 from repsim.features.forward import TappedNetwork
-from repsim.features.reductions import find_reduction
+from repsim.features.reductions import Choice, Output, Reductions
 from repsim.features.source import Source
 from repsim.networks.layers import Layers
 
@@ -119,7 +119,8 @@ def live(
     data: ImageSet | Tensor | Iterable[Any],
     *,
     layers: Layers = None,
-    reduction: str = "flatten",
+    reduction: Choice = "flatten",
+    axes: Mapping[str, str] | None = None,
     batch_size: int = 256,
     name: str | None = None,
     progress: bool = True,
@@ -134,6 +135,7 @@ def live(
         data: As for `extract`; the samples themselves are kept.
         layers: As for `extract`.
         reduction: As for `extract`; "flatten" keeps every position.
+        axes: As for `extract`.
         batch_size: Rows per forward pass. On a CPU passes are split further where that is faster.
         name: What results call the network; None takes the network's own name.
         progress: Show a bar when a comparison takes more than two seconds.
@@ -151,8 +153,9 @@ def live(
     few = source.rows(slice(0, _DRY_ROWS))
 
     def dry_run(order: torch.memory_format) -> tuple[TappedNetwork, dict[str, torch.dtype]]:
-        reduce = _MemoryOrder() if reduction == "flatten" else find_reduction(reduction)
-        forward, dtypes = TappedNetwork(net, layers, reduce, "live", name), {}
+        reductions = Reductions(reduction, "live", flatten=_MemoryOrder())
+        forward, dtypes = TappedNetwork(net, layers, reductions, axes, "live", name), {}
+        forward.look(lambda count: _ordered(source.first(count), order))
         with forward.recording(lambda layer, x: dtypes.update({layer: x.dtype})) as run:
             run(_ordered(few, order))
         return forward, dtypes
@@ -173,8 +176,8 @@ def live(
         source.labels,
         source.digest,
         source.called(forward.name),
-        reduction,
-        {**forward.provenance, **source.facts, "layers_that_never_ran": forward.never_ran()},
+        Reductions(reduction, "live").name,
+        {**forward.provenance, **source.facts, **forward.facts, "layers_that_never_ran": forward.never_ran()},
         progress,
         forward,
         source,
@@ -194,7 +197,8 @@ class _MemoryOrder:
     def __init__(self) -> None:
         self._last: dict[str, bool] = {}
 
-    def __call__(self, layer: str, x: Tensor) -> Float[Tensor, "b p"]:
-        if x.ndim == 4 and self._last.setdefault(layer, not x.is_contiguous()):
+    def __call__(self, out: Output) -> Float[Tensor, "b p"]:
+        x = out.x
+        if x.ndim == 4 and self._last.setdefault(out.layer, not x.is_contiguous()):
             x = x.permute(0, 2, 3, 1)
         return x.flatten(1)

@@ -1,6 +1,7 @@
 """What makes one row of numbers out of a layer's output. The choice answers different questions, so it has a name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -8,61 +9,151 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repsim._common.messages import did_you_mean, message
+from repsim.networks.layers import matches_glob
 
-#: (layer name, for messages; its output with the samples first) -> (n, p)
-Reduction = Callable[[str, Tensor], Float[Tensor, "n p"]]
+#: What a user may choose: a name, names by glob, or a function of tokens (n, t, c) that gives rows (n, p).
+Choice = str | Mapping[str, "str | Callable[[Tensor], Tensor]"] | Callable[[Tensor], Tensor]
 
 
-def find_reduction(name: str) -> Reduction:
-    """The reduction of a name; see `extract` for what each does.
+@dataclass(frozen=True)
+class Output:
+    """What a layer answers, with the samples first.
+
+    Attributes:
+        layer: Its name, for messages.
+        x: (n, …).
+        positions: The axes of positions; None where only the samples are known.
+    """
+
+    layer: str
+    x: Tensor
+    positions: tuple[int, ...] | None
+
+    def tokens(self) -> Float[Tensor, "n t c"]:
+        """All positions on one axis, all features on the last."""
+        assert self.positions is not None, "asked only where the layout is known"
+        rest = [i for i in range(1, self.x.ndim) if i not in self.positions]
+        moved = self.x.permute(0, *self.positions, *rest)
+        places = len(self.positions)
+        return moved.flatten(places + 1).flatten(1, places) if places else moved.flatten(1).unsqueeze(1)
+
+
+Reduction = Callable[[Output], Float[Tensor, "n p"]]
+
+
+class Reductions:
+    """The reductions that a user chose, layer by layer.
+
+    Args:
+        choice: A name, as for `extract`; names or functions by glob, whose other layers take "auto"; or a function of
+            tokens (n, t, c) that gives rows (n, p).
+        function: Who asks, for messages.
+        flatten: What "flatten" does, where it is not the order of the axes.
+
+    Attributes:
+        name: What results call the choice.
+        globs: Those of a choice by glob.
 
     Raises:
         ValueError: An unknown name, or a pool size that is not a positive whole number.
 
     Example:
-        >>> find_reduction("pool:2")("conv1", torch.ones(5, 16, 8, 8)).shape
+        >>> Reductions("pool:2").of("conv1")(Output("conv1", torch.ones(5, 16, 8, 8), (2, 3))).shape
         torch.Size([5, 64])
     """
-    kind, _, size = name.partition(":")
-    if kind == "pool" and size.isdecimal() and int(size) > 0:
-        return lambda layer, x: _maps(layer, x, name, lambda m: _pool(m, int(size)).flatten(1))
-    if name not in _REDUCTIONS:
-        known = [*_REDUCTIONS, "pool:K"]
-        advice = did_you_mean(name, known)
-        raise ValueError(message("extract", "reduction must be known", repr(name), advice))
-    return _REDUCTIONS[name]
+
+    def __init__(self, choice: Choice, function: str = "extract", flatten: Reduction | None = None) -> None:
+        self._function, self._flatten = function, flatten or _flatten
+        self._by_glob = dict(choice) if isinstance(choice, Mapping) else {}
+        self._else: str | Callable[[Tensor], Tensor] = "auto" if isinstance(choice, Mapping) else choice
+        self.globs = tuple(self._by_glob)
+        self._made = {name: self._find(name) for name in {*self._by_glob.values(), self._else}}
+        named = [f"{glob}: {_name(part)}" for glob, part in self._by_glob.items()]
+        self.name = ", ".join(named) if named else _name(self._else)
+
+    def of(self, layer: str) -> Reduction:
+        """The reduction of one layer."""
+        return self._made[self._choice(layer)]
+
+    def asks_for_positions(self, layer: str) -> bool:
+        """Whether a layer's positions must be known; "flatten" keeps all numbers and asks only for the samples."""
+        return self._choice(layer) != "flatten"
+
+    def _choice(self, layer: str) -> str | Callable[[Tensor], Tensor]:
+        return next((part for glob, part in self._by_glob.items() if means(glob, layer)), self._else)
+
+    def _find(self, choice: str | Callable[[Tensor], Tensor]) -> Reduction:
+        if not isinstance(choice, str):
+            return lambda out: _of_users(self._function, choice, out)
+        kind, _, size = choice.partition(":")
+        if kind == "pool" and size.isdecimal() and int(size) > 0:
+            return lambda out: _pool(self._function, out, int(size))
+        if choice in _TOKENS:
+            return lambda out: _of_tokens(self._function, out, choice)
+        known = {"auto": _mean, "flatten": self._flatten, "mean": _mean, "max": _max}
+        if choice not in known:
+            advice = did_you_mean(choice, [*known, *_TOKENS, "pool:K"])
+            raise ValueError(message(self._function, "reduction must be known", repr(choice), advice))
+        return known[choice]
 
 
-def _maps(layer: str, x: Tensor, name: str, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """Applies to feature maps (n, c, h, w); rows (n, p) have nothing to reduce."""
-    if x.ndim == 2:
-        return x
-    if x.ndim != 4:
-        got = f"shape {tuple(x.shape)} at layer {layer!r}"
-        advice = 'Tokens take "mean_tokens" or "cls", anything takes "flatten"; or choose other layers'
-        raise ValueError(message("extract", f"reduction {name!r} is for maps (n, c, h, w)", got, advice))
-    return reduce(x)
+def means(glob: str, layer: str) -> bool:
+    """Whether a glob means a call: by the module's name, or by that of one call, "act#2"."""
+    return glob == layer or matches_glob(layer.partition("#")[0], glob)
 
 
-def _tokens(layer: str, x: Tensor, name: str, reduce: Callable[[Tensor], Tensor]) -> Tensor:
-    """Applies to tokens (n, t, c); rows (n, p) have nothing to reduce."""
-    if x.ndim == 2:
-        return x
-    if x.ndim != 3:
-        got = f"shape {tuple(x.shape)} at layer {layer!r}"
+def _name(choice: str | Callable[[Tensor], Tensor]) -> str:
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
+
+
+def _flatten(out: Output) -> Tensor:
+    return out.x.flatten(1)
+
+
+def _mean(out: Output) -> Tensor:
+    return (out.x.mean(out.positions) if out.positions else out.x).flatten(1)
+
+
+def _max(out: Output) -> Tensor:
+    return (torch.amax(out.x, out.positions) if out.positions else out.x).flatten(1)
+
+
+def _pool(function: str, out: Output, size: int) -> Tensor:
+    places = out.positions or ()
+    if not places:
+        return out.x.flatten(1)
+    if len(places) > 3:
+        got = f"{len(places)} axes of positions at layer {out.layer!r}"
+        advice = 'Use "mean" or "flatten", or choose other layers'
+        raise ValueError(message(function, "reduction 'pool:K' is for one to three axes of positions", got, advice))
+    rest = [i for i in range(1, out.x.ndim) if i not in places]
+    maps = out.x.permute(0, *rest, *places).flatten(1, len(rest)) if len(rest) != 1 or rest != [1] else out.x
+    pools: list[Callable[..., Tensor]] = [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d]
+    return pools[len(places) - 1](maps, tuple(min(size, side) for side in maps.shape[2:])).flatten(1)
+
+
+def _of_tokens(function: str, out: Output, name: str) -> Tensor:
+    """Reductions of a sequence; rows have nothing to reduce."""
+    places = out.positions or ()
+    if len(places) > 1:
+        got = f"shape {tuple(out.x.shape)} with {len(places)} axes of positions at layer {out.layer!r}"
         advice = 'Feature maps take "mean", "max" or "pool:K"; or choose other layers'
-        raise ValueError(message("extract", f"reduction {name!r} is for tokens (n, t, c)", got, advice))
-    return reduce(x)
+        raise ValueError(message(function, f"reduction {name!r} is for sequences of tokens", got, advice))
+    return (_TOKENS[name](out.x, places[0]) if places else out.x).flatten(1)
 
 
-def _pool(x: Tensor, size: int) -> Tensor:
-    return F.adaptive_avg_pool2d(x, (min(size, x.shape[2]), min(size, x.shape[3])))
+def _of_users(function: str, choice: Callable[[Tensor], Tensor], out: Output) -> Tensor:
+    rows = choice(out.tokens())
+    n = len(out.x)
+    if not isinstance(rows, Tensor) or rows.ndim != 2 or len(rows) != n or not rows.is_floating_point():
+        got = f"shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+        must = f"a reduction must make rows (n, p) of tokens (n, t, c), here {tuple(out.tokens().shape)}"
+        raise ValueError(message(function, must, f"{got} at layer {out.layer!r}", "Return, say, tokens.mean(1)"))
+    return rows
 
 
-_REDUCTIONS: dict[str, Reduction] = {
-    "flatten": lambda layer, x: x.flatten(1),
-    "mean": lambda layer, x: _maps(layer, x, "mean", lambda m: m.mean((2, 3))),
-    "max": lambda layer, x: _maps(layer, x, "max", lambda m: torch.amax(m, (2, 3))),
-    "cls": lambda layer, x: _tokens(layer, x, "cls", lambda t: t[:, 0]),
-    "mean_tokens": lambda layer, x: _tokens(layer, x, "mean_tokens", lambda t: t.mean(1)),
+_TOKENS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "cls": lambda x, at: x.select(at, 0),
+    "last": lambda x, at: x.select(at, -1),
+    "mean_tokens": lambda x, at: x.mean(at),
 }

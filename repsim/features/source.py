@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repsim._common.labels import class_labels
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
 
@@ -80,9 +81,13 @@ class Source:
         digest = hashlib.sha256(str(tuple(whole.shape)).encode())
         bits = whole.cpu().contiguous().view(torch.uint8) if whole.dtype == torch.bfloat16 else whole.cpu()
         digest.update(np.ascontiguousarray(bits.numpy()).data)
-        y = torch.cat(labels).long().cpu() if len(labels) == len(inputs) else None
+        y = class_labels(torch.cat(labels), function) if len(labels) == len(inputs) else None
         what = type(data).__name__
         return cls(whole.__getitem__, len(whole), y, digest.hexdigest(), what, facts={"data": what})
+
+    def first(self, count: int) -> Tensor:
+        """The first inputs; repeated where there are fewer."""
+        return self.rows(torch.arange(count) % self.n if self.n < count else slice(0, count))
 
     def batches(self, step: int) -> Iterator[Tensor]:
         """All inputs in order, `step` rows at a time."""

@@ -4,7 +4,6 @@
 `td` under another split. A new measure is its file and one line of import on this page.
 """
 
-import ast
 import dataclasses
 import sys
 from collections.abc import Iterable
@@ -15,9 +14,22 @@ from repsim.metrics.alignment.cka import CKA
 from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
 from repsim.metrics.alignment.cka_rbf import RBFCKA
 from repsim.metrics.base import Metric, MetricFacts, PairwiseResult, TaskMetric
+from repsim.metrics.confounder import Confounder
+from repsim.metrics.geometry.distance_correlation import DistanceCorrelation
+from repsim.metrics.geometry.information_imbalance import InformationImbalance
+from repsim.metrics.geometry.knn_jaccard import KNNJaccard
 from repsim.metrics.geometry.neighbours import CKNNA, MutualKNN
+from repsim.metrics.geometry.rank_similarity import RankSimilarity
 from repsim.metrics.geometry.rsa import RSA
+from repsim.metrics.geometry.rsm_norm_difference import RSMNormDifference
+from repsim.metrics.geometry.rtd import RTD
+from repsim.metrics.geometry.second_order_cosine import SecondOrderCosine
+from repsim.metrics.matching.correlation_match import CorrelationMatch
+from repsim.metrics.matching.permutation_procrustes import PermutationProcrustes
+from repsim.metrics.matching.soft_matching import SoftMatching
+from repsim.metrics.ones_own import check_own, is_own, own_metric, own_name, read_settings
 from repsim.metrics.spectral.cca import CCA
+from repsim.metrics.spectral.eigenspace_overlap import EigenspaceOverlap
 from repsim.metrics.spectral.linear_regression import LinearRegression
 from repsim.metrics.spectral.procrustes import Procrustes
 from repsim.metrics.spectral.ridge_smoothers import GULP, WhiteTD
@@ -55,7 +67,18 @@ METRICS: dict[str, Metric] = _by_name(
         WhiteTD,
         CKNNA,
         MutualKNN,
+        KNNJaccard,
+        RankSimilarity,
+        SecondOrderCosine,
+        InformationImbalance,
         RSA,
+        DistanceCorrelation,
+        RSMNormDifference,
+        RTD,
+        EigenspaceOverlap,
+        PermutationProcrustes,
+        SoftMatching,
+        CorrelationMatch,
         TD,
         RegressionTD,
         SoftTD,
@@ -70,20 +93,35 @@ __all__ = [
     "METRICS",
     "RBFCKA",
     "RSA",
+    "RTD",
     "TD",
+    "Confounder",
+    "CorrelationMatch",
+    "DistanceCorrelation",
+    "EigenspaceOverlap",
+    "InformationImbalance",
+    "KNNJaccard",
     "LinearRegression",
     "Metric",
     "MetricFacts",
     "MinibatchCKA",
     "MutualKNN",
     "PairwiseResult",
+    "PermutationProcrustes",
     "Procrustes",
+    "RSMNormDifference",
+    "RankSimilarity",
     "RegressionTD",
+    "SecondOrderCosine",
+    "SoftMatching",
     "SoftTD",
     "TaskMetric",
     "WhiteTD",
     "get_metric",
+    "is_own",
+    "known_metric",
     "metric_name",
+    "own_facts",
 ]
 
 
@@ -91,59 +129,58 @@ def get_metric(metric: str | Metric) -> Metric:
     """A metric by name, by name with settings, or itself.
 
     Args:
-        metric: "td", "td(seed=1, penalty=0.01)", or an instance.
+        metric: "td", "td(seed=1, penalty=0.01)", the place of a class of your own, "package.module:Mine(setting=1)",
+            which is imported, or an instance of either.
 
     Raises:
-        ValueError: An unknown name or setting, with close matches.
+        ValueError: An unknown name or setting, with close matches; a class that does not say what it measures.
+        TypeError: Neither a name nor a metric.
 
     Example:
         >>> get_metric("td(seed=3)").seed
         3
     """
     if isinstance(metric, Metric):
+        if type(metric) not in map(type, METRICS.values()):
+            check_own(metric, METRICS)
         return metric
-    name, bracket, _ = metric.partition("(")
+    if not isinstance(metric, str):
+        advice = "Write it as in compare(a, b, Mine()); a class becomes a metric by its brackets"
+        raise TypeError(message("metric", "a metric must be a name or a Metric", f"{metric!r}", advice))
+    return get_metric(own_metric(metric)) if is_own(metric) else known_metric(metric)
+
+
+def known_metric(text: str) -> Metric:
+    """A metric of the package by name, or by name with settings: whatever the text, nothing is imported.
+
+    Raises:
+        ValueError: An unknown name or setting, with close matches.
+    """
+    name, bracket, _ = text.partition("(")
     if name not in METRICS:
         raise ValueError(message("metric", "the metric must be known", repr(name), did_you_mean(name, METRICS)))
-    if not bracket:
-        return METRICS[name]
     base = METRICS[name]
-    settings = {f: getattr(base, f) for f in _settings(base)}
-    try:
-        call = ast.parse(metric.strip(), mode="eval").body
-        assert isinstance(call, ast.Call)
-        if call.args:
-            raise ValueError("settings need names")
-        for keyword in call.keywords:
-            if keyword.arg not in settings:
-                raise ValueError(f"no setting {keyword.arg!r}; there are {', '.join(settings) or 'none'}")
-            try:
-                settings[keyword.arg] = ast.literal_eval(keyword.value)
-            except ValueError:
-                raise ValueError(f"{keyword.arg} is no plain value") from None
-            default, value = getattr(base, keyword.arg), settings[keyword.arg]
-            fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
-            if default is not None and not fits:
-                raise ValueError(f"{keyword.arg} is {type(default).__name__}, not {type(value).__name__}")
-    except (SyntaxError, ValueError, AssertionError) as error:
-        advice = "Write it as in td(seed=1, penalty=0.01)"
-        reason = str(error).partition(" (<")[0] or "no call"
-        raise ValueError(message("metric", "settings must be name=value", f"{metric!r} ({reason})", advice)) from error
-    return type(base)(**settings)
+    if not bracket:
+        return base
+    return type(base)(**read_settings(text, {f: getattr(base, f) for f in _settings(base)}, call=name))
 
 
 def metric_name(metric: Metric) -> str:
-    """The name of a metric in `METRICS`, with the settings that differ from it in brackets."""
+    """The name of a metric in `METRICS`, with the settings that differ from it in brackets; of one's own the place."""
     for name, known in METRICS.items():
         if metric == known:
             return name
     family = [(name, known) for name, known in METRICS.items() if type(known) is type(metric)]
     if not family:
-        advice = "Add its file to repsim/metrics with a METRICS table"
-        raise ValueError(message("metric", "the metric's family must have a name", repr(metric), advice))
+        return own_name(metric)
     name, base = family[0]
     changed = [f"{f}={getattr(metric, f)!r}" for f in _settings(metric) if getattr(metric, f) != getattr(base, f)]
     return f"{name}({', '.join(changed)})"
+
+
+def own_facts(metric: Metric) -> MetricFacts | None:
+    """What a matrix must keep to be read without the measure: nothing of the package's own."""
+    return metric.facts if is_own(metric_name(metric)) else None
 
 
 def _settings(metric: Metric) -> list[str]:

@@ -1,7 +1,9 @@
 """What a metric is: its facts, and the two methods `prepare` and `pairwise`."""
 
+import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -11,9 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._common.messages import InternalError, message
+from repsim.metrics.facts import Invariance, MetricFacts
 from repsim.numerics.precision import full_precision
 
-Invariance = Literal["orthogonal", "scale", "shift", "invertible"]
+#: Values may leave a metric's bounds by this much through rounding; they are clipped and the clipping is counted.
+ROUNDING = 1e-6
 
 #: The methods of metrics that compute.
 _COMPUTES = ("prepare", "prepare_tasks", "pairwise", "permuted", "bootstrapped", "update")
@@ -24,9 +28,9 @@ class PairwiseResult:
     """All pairs of two lists of prepared layers.
 
     Attributes:
-        values: (r, c) float64; NaN where there is no number.
+        values: (r, c) float64. Cells that have a reason become NaN here.
         details: Name -> (r, c), what stands beside each value.
-        reasons: (row, column) -> why the value is NaN. Every NaN has one.
+        reasons: (row, column) -> why there is no number.
         cautions: What a careful reader should know of all of it, one sentence each.
     """
 
@@ -35,45 +39,93 @@ class PairwiseResult:
     reasons: Mapping[tuple[int, int], str] = field(default_factory=dict)
     cautions: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.reasons and isinstance(self.values, Tensor):
+            object.__setattr__(self, "values", without_numbers(self.values.clone(), self.reasons))
 
-@dataclass(frozen=True)
-class MetricFacts:
-    """What a measure says of its values: all that a saved matrix and a picture need to know of it.
 
-    Attributes:
-        title: What pictures and tables call it, with the settings that change its meaning.
-        meaning: One sentence: what the number says.
-        source: The paper and its identifier.
-        kind: Whether larger means more alike or further apart.
-        bounds: The interval that the value cannot leave.
-        display: The colour limits that make two pictures comparable.
-        self_value: Of a layer with itself.
-        symmetric: Whether the sides can be swapped.
-        invariances: Transformations of one side that leave the value.
-    """
+def _checked(name: str, compute: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a metric that is refused in one line where it returns something else than it must."""
 
-    title: str
-    meaning: str
-    source: str
-    kind: Literal["similarity", "distance"]
-    bounds: tuple[float, float]
-    display: tuple[float, float]
-    self_value: float
-    symmetric: bool
-    invariances: frozenset[Invariance]
+    @functools.wraps(compute)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = compute(self, *args, **kwargs)
+        if name in _CHECKS and getattr(type(self), name) is checked:  # not where a subclass asks its parent
+            _CHECKS[name](self, found, *args, **kwargs)
+        return found
+
+    return checked
+
+
+def _check_states(metric: Any, found: Any, layers: Sequence[Any], *_: Any, **__: Any) -> None:
+    if found is not None and (not isinstance(found, list) or len(found) != len(layers)):
+        got = f"{len(found)}" if isinstance(found, list) else type(found).__name__
+        raise ValueError(
+            message(_called(metric), f"there must be a list of {len(layers)} states", got, "One per layer")
+        )
+
+
+def _check_pairs(metric: Any, found: Any, rows: Sequence[Any], cols: Sequence[Any]) -> None:
+    if not isinstance(found, PairwiseResult):
+        advice = "Return PairwiseResult(values)"
+        raise TypeError(message(_called(metric), "pairwise must return a PairwiseResult", type(found).__name__, advice))
+    _check_array(metric, "values", found.values, (len(rows), len(cols)), torch.float64)
+    for name, detail in found.details.items():
+        _check_array(metric, f"the detail {name!r}", detail, (len(rows), len(cols)))
+    if type(metric).__module__.startswith("repsim."):
+        return  # held to the rest where the matrix is made, and there it is ours to mend
+    holes = {(int(i), int(j)) for i, j in found.values.isnan().nonzero()}
+    if holes != set(found.reasons):
+        got = f"{len(holes)} NaN and {len(found.reasons)} reasons"
+        advice = "Say in reasons, by (row, column), why there is no number"
+        raise ValueError(message(_called(metric), "every NaN must have a reason", got, advice))
+    (low, high), known = metric.bounds, found.values[~found.values.isnan()]
+    if known.numel() and (known.min() < low - ROUNDING or known.max() > high + ROUNDING):
+        got = f"[{known.min():.6g}, {known.max():.6g}]"
+        must = f"values must lie in the bounds [{low:g}, {high:g}]"
+        raise ValueError(message(_called(metric), must, got, "Correct the measure or its bounds"))
+
+
+def _check_resamples(metric: Any, found: Any, rows: Sequence[Any], cols: Sequence[Any], counts: Tensor) -> None:
+    if found is not None:
+        _check_array(metric, "what bootstrapped returns", found, (len(counts), len(rows), len(cols)))
+
+
+def _check_array(metric: Any, what: str, found: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
+    if not isinstance(found, Tensor) or tuple(found.shape) != shape or found.dtype != (dtype or found.dtype):
+        kind = "a tensor" if dtype is None else f"a {str(dtype).removeprefix('torch.')} tensor"
+        got = f"{tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        must = f"{what} must be {kind} of shape {shape}"
+        raise ValueError(message(_called(metric), must, got, "Return one value per pair of layers"))
+
+
+def _called(metric: Any) -> str:
+    return type(metric).__name__
+
+
+#: Method -> what its result is held to.
+_CHECKS: dict[str, Callable[..., None]] = {
+    "prepare": _check_states,
+    "permuted": _check_states,
+    "pairwise": _check_pairs,
+    "bootstrapped": _check_resamples,
+}
 
 
 class Metric(ABC):
     """A measure of how alike two representations of the same n samples are.
 
     A subclass is a frozen dataclass of settings, and its repr rebuilds it. Layers are prepared once each, so
-    a matrix of r rows and c columns costs r + c preparations; all pairs are then crossed at once.
+    a matrix of r rows and c columns costs r + c preparations; all pairs are then crossed at once. A subclass of the
+    user's own is a metric like any other, and is named by its place, "package.module:Mine(setting=1)".
 
-    Whatever a subclass computes is computed in full precision, see `full_precision`.
+    Whatever a subclass computes is computed in full precision, see `full_precision`, and held to the shapes below.
     """
 
     kind: ClassVar[Literal["similarity", "distance"]]
     self_value: ClassVar[float]
+    #: What equal layers have more than `self_value`, times n: 0 for all measures but those that count ranks.
+    self_excess: ClassVar[float] = 0.0
     symmetric: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     cost: ClassVar[str]
@@ -84,7 +136,7 @@ class Metric(ABC):
         super().__init_subclass__(**kwargs)
         for name in _COMPUTES:
             if name in cls.__dict__:
-                setattr(cls, name, full_precision()(cls.__dict__[name]))
+                setattr(cls, name, _checked(name, full_precision()(cls.__dict__[name])))
 
     @property
     @abstractmethod
@@ -109,7 +161,10 @@ class Metric(ABC):
     @property
     @abstractmethod
     def invariances(self) -> frozenset[Invariance]:
-        """Transformations of one side that leave the value; under every other one it changes."""
+        """Transformations of one side that leave the value; under every other one it changes.
+
+        What a declared one includes need not be declared.
+        """
 
     @property
     def display(self) -> tuple[float, float]:
@@ -201,26 +256,31 @@ class TaskMetric(Metric):
         return self.prepare_tasks(layers, {"labels": labels})["labels"]
 
 
-CONSTANT = "constant features: every sample has the same row"
+def undefined_cells(rows: Sequence[str], cols: Sequence[str]) -> dict[tuple[int, int], str]:
+    """The cells that have no number because a layer has none.
 
-
-def constant_reasons(rows: Sequence[Any], cols: Sequence[Any]) -> dict[tuple[int, int], str]:
-    """The cells that have no number because a layer is constant; states carry `constant: bool`."""
+    Args:
+        rows: Of each row layer, what it has instead of a number, as in "constant features"; empty where it has one.
+        cols: Of each column layer.
+    """
     return {
-        (i, j): f"the {'row' if a.constant else 'column'} layer has {CONSTANT}"
+        (i, j): f"the row layer has {a}" if a else f"the column layer has {b}"
         for i, a in enumerate(rows)
         for j, b in enumerate(cols)
-        if a.constant or b.constant
+        if a or b
     }
+
+
+def without_numbers(table: Tensor, cells: Iterable[tuple[int, int]]) -> Tensor:
+    """Writes NaN into some cells of a (…, r, c) table, and returns it."""
+    for i, j in cells:
+        table[..., i, j] = math.nan
+    return table
 
 
 def pairs(rows: Sequence[Any], cols: Sequence[Any], value: Any) -> Float[Tensor, "r c"]:
     """An (r, c) float64 table of a function of two states, for details that cost nothing."""
     return torch.tensor([[float(value(a, b)) for b in cols] for a in rows], dtype=torch.float64)
-
-
-#: Values may leave a metric's bounds by this much through rounding; they are clipped and the clipping is counted.
-ROUNDING = 1e-6
 
 
 def within_bounds(values: np.ndarray, bounds: tuple[float, float]) -> tuple[np.ndarray, int]:

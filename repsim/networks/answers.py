@@ -1,37 +1,92 @@
-"""Asking a network for its answers."""
+"""Asking a network for its answers: where it is, what must hold, its logits, and the share of right ones."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from repsim._common.messages import message
-from repsim.data.image_set import Images
+from repsim._common.progress import progress_bar
+from repsim.data.image_set import Images, ImageSet
+
+#: Rows that go through a network on a CPU at once. Larger batches are two to four times slower there: their
+#: activations no longer fit the allocator's reused memory. What is asked for beyond this is split.
+CPU_ROWS = 64
+
+#: Images that `accuracy` takes at once.
+_ROWS = 256
 
 
-def answers(net: nn.Module, x: Images) -> Int[Tensor, " b"]:
-    """The classes that a network answers."""
-    with torch.no_grad():
-        return logits_of(net, x, "attack").argmax(1)
+class NoLogits(ValueError):
+    """The network does not answer with logits for the classes that it is asked about."""
 
 
 def logits_of(net: nn.Module, x: Images, function: str) -> Float[Tensor, "b k"]:
-    """What the network answers, which must be one row of logits per image."""
+    """What the network answers to some images.
+
+    Raises:
+        NoLogits: Anything but one row of logits per image, for two classes or more.
+    """
     answer = net(x)
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(x) or not answer.is_floating_point():
-        got = type(answer).__name__
-        if isinstance(answer, Tensor):
-            kind = "" if answer.is_floating_point() else f"{str(answer.dtype).removeprefix('torch.')} of "
-            got = f"{kind}shape {tuple(answer.shape)}"
-        advice = "Wrap it in a module that returns the logits"
-        raise ValueError(message(function, f"the network must answer ({len(x)}, classes)", got, advice))
-    return answer
+    rows = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(x)
+    if rows and answer.is_floating_point() and answer.shape[1] > 1:
+        return answer
+    got = type(answer).__name__
+    if isinstance(answer, Tensor):
+        kind = "" if answer.is_floating_point() else f"{str(answer.dtype).removeprefix('torch.')} of "
+        got = f"{kind}shape {tuple(answer.shape)}"
+    advice = "Wrap it in a module that returns the logits"
+    raise NoLogits(message(function, f"the network must answer ({len(x)}, classes)", got, advice))
+
+
+def answers(net: nn.Module, x: Images, function: str) -> Int[Tensor, " b"]:
+    """The classes that a network answers."""
+    with torch.no_grad():
+        return logits_of(net, x, function).argmax(1)
+
+
+def accuracy(
+    net: nn.Module,
+    data: ImageSet,
+    function: str,
+    *,
+    moved: Callable[[Images, Int[Tensor, " b"]], Images] | None = None,
+    progress: str = "",
+) -> float:
+    """The share of images that a network answers right.
+
+    Args:
+        net: In eval mode.
+        data: Labelled images.
+        function: Who asks, for messages.
+        moved: What is done to (images, labels) before the network sees them, such as an attack.
+        progress: What a bar is called; empty for none.
+
+    Raises:
+        NoLogits: No row of logits per image, or none for a label.
+    """
+    device, kind = device_of(net), dtype_of(net)
+    highest, right = int(data.labels.max()), 0
+    with progress_bar(len(data), progress, "image", show=bool(progress)) as bar:
+        for start in range(0, len(data), _ROWS):
+            rows = slice(start, start + _ROWS)
+            x, y = data.pixels(rows).to(device, kind), data.labels[rows].to(device)
+            if moved is not None:
+                x = moved(x, y)
+            with torch.no_grad():
+                logits = logits_of(net, x, function)
+            if highest >= logits.shape[1]:
+                got, advice = f"{logits.shape[1]} of them", "Choose the data it was trained for"
+                raise NoLogits(message(function, f"the network must answer {highest + 1} classes", got, advice))
+            right += int((logits.argmax(1) == y).sum())
+            bar.update(len(x))
+    return right / len(data)
 
 
 def check_eval(net: nn.Module, function: str) -> None:
-    """An attack on a network in training mode attacks another network, and moves its running statistics."""
+    """A network in training mode answers anew in each pass, and moves its running statistics."""
     training = [name or type(net).__name__ for name, module in net.named_modules() if module.training]
     if training:
         got = f"training mode in {training[0]!r}"
@@ -56,6 +111,6 @@ def device_of(net: nn.Module) -> torch.device:
     return next(net.parameters(), torch.empty(0)).device
 
 
-#: Rows that go through a network on a CPU at once. Larger batches are two to four times slower there: their
-#: activations no longer fit the allocator's reused memory. What is asked for beyond this is split.
-CPU_ROWS = 64
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """The type of a network's first floating-point parameter: what its inputs are given as."""
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)

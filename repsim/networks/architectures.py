@@ -151,7 +151,10 @@ def _cifar_resnet(depth: int, in_channels: int = 3) -> Callable[[int], nn.Module
     return lambda num_classes: CifarResNet(depth, num_classes, in_channels)
 
 
-#: Name -> a function of the number of classes. `wrn28_K` stands beside these, for any K.
+#: The widest WRN-28-k that is built: 100 times as wide has 3.6 thousand million weights.
+_WIDEST = 100
+
+#: Name -> a function of the number of classes. `wrn28_K` stands beside these, for K from 1 to 100.
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     **{f"resnet{depth}": _cifar_resnet(depth) for depth in (20, 32, 44, 56, 110)},
     "digits_resnet8": _cifar_resnet(8, in_channels=1),
@@ -163,8 +166,8 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
 
 def find_architecture(name: str) -> Callable[[int], nn.Module] | None:
     """The builder of an architecture of this file, or None where the name is not one of them."""
-    wide = re.fullmatch(r"wrn[-_]?28[-_](\d+)", name.lower())
-    if wide:
+    wide = re.fullmatch(r"wrn[-_]?28[-_]([1-9][0-9]{0,2})", name.lower())
+    if wide and int(wide[1]) <= _WIDEST:
         return lambda num_classes: WideResNet(int(wide[1]), num_classes)
     return ARCHITECTURES.get(name)
 

@@ -35,7 +35,7 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedWeights:
     """What a file holds for a network.
 
     Attributes:
@@ -51,7 +51,7 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State], str]) -> Fitted:
+def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State], str]) -> FittedWeights:
     """Finds the network's parameters in a file, under whatever prefix they stand.
 
     Prefixes such as `module.`, `model.`, `_orig_mod.`, an index, or several of these are removed; a
@@ -101,7 +101,7 @@ def fit_weights(checkpoint: Checkpoint, net: nn.Module, closest: Callable[[State
         raise ValueError(message("load_model", "the weight file must fit the architecture", got, advice))
     full = {**target, **{key: state[prefix + key] for key in target if prefix + key in state}}
     behind = normaliser is None and any(part.isdigit() and part != "0" for part in prefix.split("."))
-    return Fitted(full, normaliser, behind, tuple(notes))
+    return FittedWeights(full, normaliser, behind, tuple(notes))
 
 
 def _names(state: State, wanted: set[str]) -> tuple[dict[str, str], list[str]]:

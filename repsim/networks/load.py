@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from repsim._common.messages import did_you_mean, message
+from repsim._common.random_numbers import Drawn
 from repsim._common.references import users_function
 from repsim.networks.architectures import ARCHITECTURES, closest_architecture, find_architecture
 from repsim.networks.fitting import fit_weights
 from repsim.networks.network import Network, Normalize, _mean_std
+from repsim.networks.recorded import recorded_architecture, recorded_classes
+from repsim.networks.sound_weights import check_weights
 from repsim.networks.weight_files import Checkpoint, read_checkpoint
 
 
@@ -29,7 +32,8 @@ def load_model(
         architecture: "resnet20" (32, 44, 56, 110: He et al.'s CIFAR networks), "wrn28_10" (any width),
             "small_conv_mnist", "small_conv_cifar", "digits_resnet8", "digits_conv", a torchvision name,
             or "package.module:function" for a function that returns the module. Or just the path of a file that
-            repsim wrote: it records its own architecture and normalisation.
+            repsim wrote: it records its own architecture and normalisation. A file may record only an architecture
+            that repsim knows, no larger than its own weights; module:function is imported where you write it yourself.
         checkpoint: A weight file; None leaves the network untrained, at the random weights of `seed`.
         normalize: "cifar10", "imagenet", (means, stds) per channel, or "none". None is what the weight file carries: a
             normaliser saved with the network, or what a recipe recorded; and none where it carries none.
@@ -42,7 +46,7 @@ def load_model(
 
     Raises:
         ValueError: An unknown architecture, a file that does not fit or holds two different networks, a normaliser in
-            the file that differs from `normalize`.
+            the file that differs from `normalize`, weights that are no finite real numbers.
         FileNotFoundError: No such weight file.
 
     Example:
@@ -59,12 +63,11 @@ def load_model(
             advice = "Pass load_model(ARCHITECTURE, checkpoint=FILE), on the command line ARCHITECTURE:FILE"
             raise ValueError(message("load_model", "the architecture must be known", got, advice))
         name = name or weights.path.stem
-        known = weights.record["architecture"]
-        num_classes = weights.record.get("num_classes") if num_classes is None else num_classes
+        known = recorded_architecture(weights, num_classes)
     if weights is not None and weights.record:
+        num_classes = recorded_classes(weights) if num_classes is None else num_classes
         normalize = _agreed(normalize, weights.record["normalize"], weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every other device too
+    with Drawn(seed):
         net = _build(known, num_classes)
     notes: tuple[str, ...] = ("untrained: random weights",)
     if weights is not None:
@@ -75,6 +78,7 @@ def load_model(
             notes += (f"normalisation of the file: means {fitted.normaliser[0]}, stds {fitted.normaliser[1]}",)
         elif fitted.behind and normalize is None:
             notes += ("another module stood in front and left no numbers: if it normalised, pass its normalize=",)
+        check_weights(fitted.state, net.state_dict(), weights.path)
         net.load_state_dict(fitted.state)
     normalize = None if normalize == "none" else normalize
     provenance = {
@@ -91,7 +95,11 @@ def load_model(
 
 
 def _looks_like_file(architecture: str) -> bool:
-    return Path(architecture).is_file() or (
+    try:
+        there = Path(architecture).is_file()
+    except (OSError, ValueError):  # too long for a file's name
+        return False
+    return there or (
         Path(architecture).suffix in (".safetensors", ".th", ".pth", ".pt", ".ckpt") and ":" not in architecture
     )
 

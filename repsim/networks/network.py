@@ -1,5 +1,6 @@
 """`Network`: a network that holds its own normalisation; and looking through what wraps one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repsim._common.messages import did_you_mean, message
+from repsim._common.messages import did_you_mean, message, shown
 
 Normalize = str | tuple[Sequence[float], Sequence[float]] | None
 
@@ -70,11 +71,11 @@ def _mean_std(normalize: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean, std = (tuple(float(v) for v in part) for part in normalize)
     except (TypeError, ValueError):
         mean, std = (), ()
-    if not mean or len(mean) != len(std) or min(std) <= 0:
+    finite = all(map(math.isfinite, mean + std))
+    if not mean or len(mean) != len(std) or not finite or min(std) <= 0:
         advice = "Write, say, normalize=((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))"
-        raise ValueError(
-            message("load_model", "normalize must be (means, positive stds) per channel", repr(normalize), advice)
-        )
+        must = "normalize must be (means, positive stds) per channel"
+        raise ValueError(message("load_model", must, shown(normalize), advice))
     return mean, std
 
 
@@ -99,4 +100,6 @@ def name_of(net: nn.Module) -> str:
 
 def provenance_of_network(net: nn.Module) -> dict[str, Any]:
     """Where a network came from, as far as it says."""
-    return dict(getattr(bare(net, until=Network), "provenance", {"architecture": type(bare(net)).__name__}))
+    inside = bare(net)
+    known = getattr(bare(net, until=Network), "provenance", {"architecture": type(inside).__name__})
+    return {**known, "parameters": sum(p.numel() for p in inside.parameters() if not nn.parameter.is_lazy(p))}

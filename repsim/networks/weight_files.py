@@ -8,6 +8,8 @@ import argparse
 import hashlib
 import json
 import pickle
+import struct
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from repsim._common.files import sha256_of, whole_file
 from repsim._common.messages import message, some
+from repsim.networks.pickle_scan import endless
 
 #: Where training scripts put the weights inside a file, the usual places first.
 _CONTAINERS = (
@@ -35,6 +38,12 @@ _CONTAINERS = (
     "model_ema",
     "state_dict_ema",
 )
+
+#: Held while a file of PyTorch is read.
+_READING = threading.Lock()
+
+#: Containers inside each other; a file may also hold one inside itself.
+_DEEPEST = 20
 
 
 @dataclass(frozen=True)
@@ -120,8 +129,10 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise _unreadable(path, f"a damaged safetensors file ({error})", "Download or make it again") from error
     try:
         record = json.loads(metadata.get("repsim", "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, "a record in its header that is not JSON", "Make the file again") from error
+    if not isinstance(record, dict):
+        raise _unreadable(path, f"a record that is a {type(record).__name__}", "Make the file again")
     lacking = sorted({"architecture", "normalize", "weights_sha256"} - set(record)) if record else []
     if lacking:
         raise _unreadable(path, f"a record without {some(lacking)}", "Make the file again")
@@ -141,9 +152,13 @@ def _torch_load(path: Path) -> Any:
 
     # Files of numpy 1 name the module that numpy 2 renamed.
     old_scalar.__module__, old_scalar.__name__, old_scalar.__qualname__ = "numpy.core.multiarray", "scalar", "scalar"
+    if reason := endless(path):
+        advice = "Load it in the code that wrote it and save model.state_dict()"
+        raise _unreadable(path, f"{reason}, which would keep a reader busy without end", advice)
     safe = [argparse.Namespace, scalar, old_scalar, np.dtype, *dtypes]
     try:
-        with torch.serialization.safe_globals(safe), warnings.catch_warnings():
+        # What is safe and which warnings are shown holds for all threads, so one of them reads at a time.
+        with _READING, torch.serialization.safe_globals(safe), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -166,23 +181,30 @@ def _torch_load(path: Path) -> Any:
         IndexError,
         AttributeError,
         TypeError,
+        MemoryError,
+        AssertionError,
+        UserWarning,  # where a program makes errors of warnings
+        struct.error,
     ) as error:
         raise _unreadable(path, "a damaged or truncated file", "Download it again") from error
 
 
-def _unwrap(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
+def _unwrap(content: Any, path: Path, notes: list[str], depth: int = 0) -> dict[str, Tensor]:
+    if depth > _DEEPEST:
+        raise _unreadable(path, f"containers inside each other, more than {_DEEPEST}", "Save model.state_dict()")
     if isinstance(content, list | tuple) and len(content) > 0 and isinstance(content[0], Mapping):
         if len(content) > 1:
             notes.append(f"a list of {len(content)} sets of weights: took the first")
-        return _unwrap(content[0], path, notes)
+        return _unwrap(content[0], path, notes, depth + 1)
     if isinstance(content, Mapping):
         tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         inside = [k for k in _CONTAINERS if _holds_tensors(content.get(k))]
         if inside:
             also = f" (there are also {', '.join(inside[1:])})" if inside[1:] else ""
             notes.append(f"weights taken from {inside[0]!r}{also}")
-            return _unwrap(content[inside[0]], path, notes)
+            return _unwrap(content[inside[0]], path, notes, depth + 1)
         if tensors:
+            _check_stored(tensors, path)
             return tensors
     got = (
         f"{type(content).__name__} with {some(map(str, content))}"
@@ -197,9 +219,25 @@ def _unwrap(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
 
 
 def _holds_tensors(content: Any) -> bool:
-    if isinstance(content, Mapping):
-        return any(isinstance(v, Tensor) or _holds_tensors(v) for v in content.values())
-    return isinstance(content, list | tuple) and any(map(_holds_tensors, content))
+    """Whether a tensor is somewhere inside. Every object is looked into once: files may hold one in many places."""
+    seen, waiting = set[int](), [content]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            inside = list(one.values() if isinstance(one, Mapping) else one)
+            if any(isinstance(v, Tensor) for v in inside):
+                return True
+            waiting += inside
+    return False
+
+
+def _check_stored(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A tensor is no larger than what is stored of it: a view that repeats one number may claim any size."""
+    most = path.stat().st_size
+    for key, value in tensors.items():
+        if value.layout == torch.strided and value.numel() > max(most, 1):
+            raise _unreadable(path, f"{value.numel():,} numbers under {key!r} in {most:,} bytes", "Make it again")
 
 
 def _unreadable(path: Path, got: str, do: str) -> ValueError:

@@ -20,8 +20,12 @@ _BUFFER = 4 * 2**20
 _ROWS = 64 * 2**20
 
 
+#: What a layer without any spread has instead of a number.
+CONSTANT = "constant features: every sample has the same row"
+
+
 @dataclass(frozen=True, eq=False)
-class Centred:
+class CentredLayer:
     """A layer's column means and row norms. The centred features are made block by block where they are used.
 
     Attributes:
@@ -51,6 +55,11 @@ class Centred:
         return self.x.shape[1]
 
     @property
+    def undefined(self) -> str:
+        """What the layer has instead of a number; empty where it has a spread."""
+        return CONSTANT if self.constant else ""
+
+    @property
     def norm(self) -> float:
         """The Frobenius norm of the centred features, in units."""
         return math.sqrt(float(self.squares.sum()))
@@ -71,7 +80,7 @@ class Centred:
             centred.addmm_(self.removed[0][start:stop], self.removed[1], alpha=-1)
         return centred
 
-    def columns(self, which: slice) -> "Centred":
+    def columns(self, which: slice) -> "CentredLayer":
         """Some of the features; row norms stay those of all."""
         removed = None if self.removed is None else (self.removed[0], self.removed[1][:, which])
         return replace(self, x=self.x[:, which], mean=self.mean[which], removed=removed)
@@ -84,7 +93,7 @@ class Centred:
             stop = min(start + step, self.n)
             yield slice(start, stop), self.rows(start, stop, buffer[: stop - start])
 
-    def reordered(self, order: Int[Tensor, " n"]) -> "Centred":
+    def reordered(self, order: Int[Tensor, " n"]) -> "CentredLayer":
         """The same layer with its rows in another order; nothing of its features is copied."""
         order = order.to(self.x.device)
         removed = None if self.removed is None else (self.removed[0][order], self.removed[1])
@@ -92,7 +101,7 @@ class Centred:
         return replace(self, squares=self.squares[order], order=rows, removed=removed)
 
 
-def centre(x: Float[Tensor, "n p"], dtype: torch.dtype) -> Centred:
+def centre(x: Float[Tensor, "n p"], dtype: torch.dtype) -> CentredLayer:
     """Means and row norms of a layer. Cost: two passes over it; memory: one small buffer.
 
     Args:
@@ -127,13 +136,21 @@ def centre(x: Float[Tensor, "n p"], dtype: torch.dtype) -> Centred:
     if not 1e-24 < mean_square < 1e24:
         biggest = max(float((x[a:b].to(dtype) - mean).abs().amax()) for a, b in blocks)
         if biggest > 0:
-            unit = 2.0 ** math.floor(math.log2(biggest))
+            # Not below what has a reciprocal: features of 1e-40 are divided by it in float32.
+            unit = max(2.0 ** math.floor(math.log2(biggest)), torch.finfo(dtype).tiny)
             squares = squares_in(unit)
     spread = math.sqrt(float(squares.sum()))
     level = math.sqrt(n) * float(torch.linalg.vector_norm(mean.double() / unit))
     # Policy: rounding of a constant is not a spread. float64 allows 1e-12 of the norm, narrower types their own.
     rounding = max(1e-12, torch.finfo(x.dtype).eps / 2)
-    return Centred(x, mean, unit, squares, spread <= rounding * math.hypot(spread, level))
+    constant = spread <= rounding * math.hypot(spread, level)
+    if constant and spread > 0:  # one column far from zero must not hide the others' spread
+        columns = torch.zeros(width, dtype=torch.float64, device=x.device)
+        for start, stop in blocks:
+            offset = torch.sub(x[start:stop], mean, out=buffer[: stop - start])
+            columns += (offset if unit == 1 else offset.div_(unit)).double().square().sum(0)
+        constant = not bool((columns.sqrt() > rounding * math.sqrt(n) * (mean.double() / unit).abs()).any())
+    return CentredLayer(x, mean, unit, squares, constant)
 
 
 def working_dtype(layers: Sequence[Tensor]) -> torch.dtype:
@@ -141,7 +158,7 @@ def working_dtype(layers: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(x.dtype == torch.float64 for x in layers) else torch.float32
 
 
-def without_components(layer: Centred, count: int) -> Centred:
+def without_components(layer: CentredLayer, count: int) -> CentredLayer:
     """The layer less its leading principal components, X - U(UᵀX). Constant where nothing but rounding is left.
 
     The decomposition is made in float64, on the side of the samples or of the features, whichever is smaller.
@@ -179,11 +196,11 @@ def without_components(layer: Centred, count: int) -> Centred:
     return replace(less, squares=squares, constant=left <= rounding * layer.norm)
 
 
-def to_unit_rows(layer: Centred) -> float:
+def to_unit_rows(layer: CentredLayer) -> float:
     """The factor that makes the mean squared norm of the centred rows 1; 0 for a constant layer."""
     return 0.0 if layer.constant else math.sqrt(layer.n) / layer.norm
 
 
-def norms_of_rows(layers: Sequence[Centred]) -> Float[Tensor, "l n"]:
+def norms_of_rows(layers: Sequence[CentredLayer]) -> Float[Tensor, "l n"]:
     """Squared norms of the centred rows, scaled to mean 1; 0 for a constant layer."""
     return torch.stack([a.squares * to_unit_rows(a) ** 2 for a in layers])

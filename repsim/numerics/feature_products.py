@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repsim.numerics.centring import Centred, norms_of_rows, to_unit_rows
+from repsim.numerics.centring import CentredLayer, norms_of_rows, to_unit_rows
 from repsim.numerics.matmul import matmul_nt
 
 #: Features that are multiplied at once on a CPU: sums of their products stay in its caches.
@@ -26,7 +26,7 @@ _BLOCK = 5
 _PARTNERS = 4
 
 
-def feature_products(rows: Sequence[Centred], cols: Sequence[Centred], same: bool) -> Float[Tensor, "l l"]:
+def feature_products(rows: Sequence[CentredLayer], cols: Sequence[CentredLayer], same: bool) -> Float[Tensor, "l l"]:
     """Σ_{a≠b} K_ab L_ab = ‖XᵀY‖² - Σ_a K_aa L_aa of centred Gram matrices, each layer scaled to mean row norm² 1.
 
     Args:
@@ -62,7 +62,7 @@ class _Group:
         owners: (layers, w) float64, 1 where a column is the layer's.
     """
 
-    def __init__(self, first: int, parts: Sequence[Centred]) -> None:
+    def __init__(self, first: int, parts: Sequence[CentredLayer]) -> None:
         self._parts, self.layers = parts, slice(first, first + len(parts))
         self._widths = [part.width for part in parts]
         self._mean = torch.cat([part.mean for part in parts])
@@ -88,7 +88,7 @@ class _Group:
 class _Blocks:
     """Where blocks of rows start and stop, how many rows are multiplied at once, and room for a group's block."""
 
-    def __init__(self, like: Centred) -> None:
+    def __init__(self, like: CentredLayer) -> None:
         size, self.step = _sizes(like)
         height = min(like.n, _BLOCK * self.step)
         self.spans = [(start, min(start + height, like.n)) for start in range(0, like.n, height)]
@@ -98,9 +98,9 @@ class _Blocks:
         return self._like.new_empty(self._size)
 
 
-def _groups(layers: Sequence[Centred]) -> list[_Group]:
+def _groups(layers: Sequence[CentredLayer]) -> list[_Group]:
     """Neighbours whose widths add up to about `_GROUP`; wider ones are cut."""
-    groups: list[tuple[int, list[Centred]]] = []
+    groups: list[tuple[int, list[CentredLayer]]] = []
     (size, _), room = _sizes(layers[0]), 0
     for i, layer in enumerate(layers):
         for start in range(0, layer.width, size):
@@ -113,7 +113,7 @@ def _groups(layers: Sequence[Centred]) -> list[_Group]:
     return [_Group(first, parts) for first, parts in groups]
 
 
-def _norms(rows: Sequence[Centred], cols: Sequence[Centred] | None = None) -> Float[Tensor, "r c"]:
+def _norms(rows: Sequence[CentredLayer], cols: Sequence[CentredLayer] | None = None) -> Float[Tensor, "r c"]:
     """‖XᵀY‖² of all pairs of layers, of the rows with themselves where there are no columns."""
     left, blocks = _groups(rows), _Blocks(rows[0])
     right = left if cols is None else _groups(cols)
@@ -144,7 +144,7 @@ def _products(a: _Group, partners: Sequence[_Group], blocks: _Blocks) -> Iterato
         yield from zip(few, totals, strict=True)
 
 
-def _own_norms(layers: Sequence[Centred]) -> Float[Tensor, " l"]:
+def _own_norms(layers: Sequence[CentredLayer]) -> Float[Tensor, " l"]:
     """‖XᵀX‖² of each layer. Narrow neighbours of one width are multiplied together."""
     found, blocks = [], _Blocks(layers[0])
     size, room = _sizes(layers[0])[0], blocks.room()
@@ -165,6 +165,6 @@ def _own_norms(layers: Sequence[Centred]) -> Float[Tensor, " l"]:
     return torch.cat(found)
 
 
-def _sizes(layer: Centred) -> tuple[int, int]:
+def _sizes(layer: CentredLayer) -> tuple[int, int]:
     """Features and rows that are multiplied at once where the layer lies."""
     return (_GROUP, _ROWS) if layer.x.device.type == "cpu" else _ELSEWHERE

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim.numerics.centring import Centred
+from repsim.numerics.centring import CentredLayer
 from repsim.numerics.matmul import matmul_nt
 
 #: Bytes of the tiles of all layers that are held at once.
@@ -39,25 +39,25 @@ class Kernel(ABC):
 
     Attributes:
         layer: The centred features that it is a function of.
-        void: Why it says nothing of the samples; empty where it does.
+        undefined: Why it says nothing of the samples; empty where it does.
         source: The kernel of which this is one with its samples in another order; None for one as prepared.
-        coarse: Share of ‖K‖² that centring must leave for float32 to be enough.
+        float32_limit: Share of ‖K‖² that centring must leave for float32 to be enough.
     """
 
-    layer: Centred
-    void: str
+    layer: CentredLayer
+    undefined: str
     source: "Kernel | None"
-    coarse: ClassVar[float]
+    float32_limit: ClassVar[float]
 
     @property
     @abstractmethod
-    def hollow(self) -> float:
+    def smallest_hsic(self) -> float:
         """Share of ‖K‖² below which what centring leaves is rounding."""
 
     @property
     @abstractmethod
     def diagonal(self) -> Float[Tensor, " n"]:
-        """k(x_i, x_i) in float64; zeros where it is void."""
+        """k(x_i, x_i) in float64; zeros where it is undefined."""
 
     @abstractmethod
     def from_gram(self, tile: Float[Tensor, "h w"], first: slice, second: slice) -> None:
@@ -72,19 +72,19 @@ class Kernel(ABC):
         """The same kernel with its samples in another order."""
 
     @property
-    def doubled(self) -> "Kernel":
+    def in_float64(self) -> "Kernel":
         """The same kernel prepared in float64."""
         if self.source is None or self.layer.order is None:
-            return self._doubled
-        return self.source.doubled.permuted(self.layer.order)
+            return self._finer
+        return self.source.in_float64.permuted(self.layer.order)
 
     @functools.cached_property
-    def _doubled(self) -> "Kernel":
+    def _finer(self) -> "Kernel":
         return self._in_float64()
 
     @abstractmethod
     def _in_float64(self) -> "Kernel":
-        """`doubled` of a kernel as prepared."""
+        """`in_float64` of a kernel as prepared."""
 
     @functools.cached_property
     def matrix(self) -> Float[Tensor, "n n"]:
@@ -97,7 +97,7 @@ class Kernel(ABC):
 
 
 def kernel_tiles(kernels: Sequence[Kernel]) -> Iterator[tuple[slice, slice, Float[Tensor, "l h w"]]]:
-    """The upper half of all kernels, none of them void, tile by tile, with zeros on the diagonal.
+    """The upper half of all kernels, none of them undefined, tile by tile, with zeros on the diagonal.
 
     Yields:
         Samples of the tile's rows and columns (the same, or the rows come before the columns, and then the tile
@@ -141,7 +141,7 @@ def _copy(kernel: Kernel, first: slice, second: slice, tile: Float[Tensor, "h w"
         tile.copy_(kernel.source.matrix.index_select(0, order[first]).index_select(1, order[second]))
 
 
-def _gram_tile(layer: Centred, first: slice, second: slice, buffers: list[Tensor], tile: Tensor) -> None:
+def _gram_tile(layer: CentredLayer, first: slice, second: slice, buffers: list[Tensor], tile: Tensor) -> None:
     """Inner products of centred rows. On the diagonal the lower blocks are copies of the upper ones."""
 
     def features(span: slice, buffer: Tensor) -> Tensor:

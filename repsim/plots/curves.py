@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from repsim._common.messages import did_you_mean, message
-from repsim.plots.protocols import Certified, Matrix, PenaltyCurve
+from repsim.plots.protocols import CertifiedAnswers, Matrix, PenaltyCurve
 from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,
@@ -35,7 +35,7 @@ def layer_curve(
     ax: "Axes | None" = None,
     limits: Limits = "bounds",
 ) -> "Axes":
-    """Draws the value of matched layers against depth: equal names, or else equal places.
+    """Draws the value of layers that correspond against depth: by place within stages, then by relative depth.
 
     Where the metric gives a 95 % interval (TD does) it is shaded.
 
@@ -49,7 +49,7 @@ def layer_curve(
         The Axes.
 
     Raises:
-        ValueError: No matrix, several metrics, or networks without matching layers.
+        ValueError: No matrix, or several metrics.
     """
     check_set("layer_curve", matrices, labels)
     if ax is None:
@@ -57,13 +57,11 @@ def layer_curve(
 
         ax = plt.figure(figsize=(7, 4), layout="compressed").add_subplot()
     longest: list[str] = []
+    used: dict[str, None] = {}
     drawn: list[float] = []
     for k, matrix in enumerate(matrices):
         matched = matrix.matched()
-        if not matched:
-            got = f"{matrix.row_model} × {matrix.col_model}"
-            advice = "Compare networks of one architecture, or extract equally many layers of each"
-            raise ValueError(message("layer_curve", "layers must match by name or in number", got, advice))
+        used.setdefault(_used(matrix, len(matched)))
         label = labels[k] if labels is not None else f"{matrix.row_model} × {matrix.col_model}"
         places = range(len(matched))
         (line,) = ax.plot(places, [v for *_, v in matched], marker="o", ms=3, label=label)
@@ -73,9 +71,9 @@ def layer_curve(
             ax.fill_between(places, low_end, high_end, color=line.get_color(), alpha=0.15, lw=0)
             drawn += low_end + high_end
         drawn += [v for *_, v in matched]
-        longest = max(longest, [r for r, *_ in matched], key=len)
+        longest = max(longest, [_pair_label(r, c) for r, c, _ in matched], key=len)
     shown = thin(len(longest), axis_points(ax, 0))
-    ax.set_xticks(shown, [short(longest[i]) for i in shown], rotation=90, fontsize=TICK_POINTS)
+    ax.set_xticks(shown, [longest[i] for i in shown], rotation=90, fontsize=TICK_POINTS)
     low, high = colour_limits(matrices, limits)
     if limits == "data" and (finite := [v for v in drawn if v == v]):
         low, high = min(finite), max(finite)
@@ -87,7 +85,7 @@ def layer_curve(
     ax.set_ylabel(definition.title)
     ax.set_xlabel("layer, in order of execution")
     counts = sorted({m.n for m in matrices})
-    ax.set_title(f"matched layers  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=10)
+    ax.set_title(f"{', '.join(used)} matched layers  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return ax
@@ -113,7 +111,7 @@ def lambda_curve(
         The Axes.
 
     Raises:
-        ValueError: An unknown layer, no pair, or networks without matching layers.
+        ValueError: An unknown layer, or no pair.
     """
     import matplotlib
     from matplotlib.ticker import LogLocator
@@ -158,7 +156,7 @@ def lambda_curve(
 
 
 def certified_curve(
-    *certificates: "Certified", labels: Sequence[str] | None = None, ax: "Axes | None" = None
+    *certificates: "CertifiedAnswers", labels: Sequence[str] | None = None, ax: "Axes | None" = None
 ) -> "Axes":
     """Draws the share of images certified to be answered right against the ℓ2 radius.
 
@@ -213,6 +211,18 @@ def certified_curve(
     return ax
 
 
+def _pair_label(row: str, col: str) -> str:
+    """One name where both layers share it, else both."""
+    each = TICK_LETTERS // 2
+    return short(row) if row == col else f"{short(row, each)} × {short(col, each)}"
+
+
+def _used(matrix: "Matrix", count: int) -> str:
+    """How many layers correspond, and of how many where not all do."""
+    sizes = len(matrix.rows), len(matrix.cols)
+    return f"{count}" if sizes == (count, count) else f"{count} of {sizes[0]} × {sizes[1]}"
+
+
 def _networks(names: Sequence[str]) -> list[str]:
     """Names that fit a legend; curves of one network keep one name, for their noise tells them apart."""
     unlike = list(dict.fromkeys(names))
@@ -250,10 +260,6 @@ def _pairs(curve: "PenaltyCurve", pairs: Sequence[tuple[str, str]] | None) -> li
     """Places of the pairs to draw, in the curve's arrays."""
     if pairs is None:
         matched = curve.matched()
-        if not matched:
-            got = f"{len(curve.rows)} layers of {curve.row_model} and {len(curve.cols)} of {curve.col_model}"
-            advice = "Choose pairs=[(row layer, column layer), …]"
-            raise ValueError(message("lambda_curve", "layers must match by name or in number", got, advice))
         chosen = np.linspace(0, len(matched) - 1, min(_PAIRS, len(matched))).round().astype(int)
         pairs = [matched[k] for k in chosen]
     if not pairs:

@@ -180,7 +180,8 @@ def _distances(function: str, matrix: "Matrix") -> Float[np.ndarray, "m m"]:
         advice = f"Leave networks out, {worst} first, or choose other layers"
         raise ValueError(message(function, "every pair must have a number", got, advice))
     # The root of float32's rounding, which a distance of equal things can reach, stays below 0.01.
-    same = matrix.rows == matrix.cols and np.allclose(values.diagonal(), definition.self_value, rtol=0, atol=0.01)
+    equal = definition.self_value_of(matrix.n)
+    same = matrix.rows == matrix.cols and np.allclose(values.diagonal(), equal, rtol=0, atol=0.01)
     if not same or len(values) < 2:
         got = f"{matrix.row_model} × {matrix.col_model}, {len(matrix.rows)} × {len(matrix.cols)}"
         advice = "Make the table with compare_many(networks, metric)"

@@ -16,8 +16,7 @@ class Definition(Protocol):
     def kind(self) -> Literal["similarity", "distance"]: ...
     @property
     def display(self) -> tuple[float, float]: ...
-    @property
-    def self_value(self) -> float: ...
+    def self_value_of(self, n: int) -> float: ...
 
 
 class Matrix(Protocol):
@@ -73,7 +72,7 @@ class PenaltyCurve(Protocol):
     def matched(self) -> Sequence[tuple[str, str]]: ...
 
 
-class Certified(Protocol):
+class CertifiedAnswers(Protocol):
     """Certified radii of a smoothed network's answers: `repsim.robustness.Certificates`."""
 
     @property
@@ -101,7 +100,7 @@ class Certified(Protocol):
     def __len__(self) -> int: ...
 
 
-class Run(Protocol):
+class LayerRun(Protocol):
     """Neighbouring layers that look alike."""
 
     @property
@@ -115,7 +114,7 @@ class Outline(Protocol):
     """Runs of layers to frame: `repsim.similarity.Blocks`."""
 
     @property
-    def blocks(self) -> Sequence[Run]: ...
+    def blocks(self) -> Sequence[LayerRun]: ...
     @property
     def layers(self) -> tuple[str, ...]: ...
     @property

@@ -76,7 +76,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Curves:
+class LinePanel:
     """One panel of lines.
 
     Attributes:
@@ -100,7 +100,7 @@ class Curves:
     ordered: bool = False
 
 
-Drawing = Panel | Curves
+Drawing = Panel | LinePanel
 
 
 def study_figure(rows: Sequence[Sequence[Drawing]], *, note: str = "") -> "Figure":
@@ -125,7 +125,9 @@ def study_figure(rows: Sequence[Sequence[Drawing]], *, note: str = "") -> "Figur
         raise ValueError(message("study_figure", "there must be a panel", "none", "Pass rows of panels"))
     shown = [item.matrix for line in lines for item in line if isinstance(item, Panel)]
     limits = {metric: _limits([m for m in shown if m.metric == metric]) for metric in {m.metric for m in shown}}
-    entries = list(dict.fromkeys(k for line in lines for item in line if isinstance(item, Curves) for k in item.lines))
+    entries = list(
+        dict.fromkeys(k for line in lines for item in line if isinstance(item, LinePanel) for k in item.lines)
+    )
     figure = Figure()
     width = max(6.4, 4.0 * across + (0.9 if shown else 0.2))
     heights = [_height(line, across) for line in lines]
@@ -193,7 +195,7 @@ def _bar(figure: "Figure", axes: "Sequence[Axes]") -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def _curves(ax: "Axes", panel: Curves) -> None:
+def _curves(ax: "Axes", panel: LinePanel) -> None:
     (_joined if panel.joined else _points)(ax, panel)
     count = len(panel.places)
     step = thin(count, axis_points(ax, 0))
@@ -208,7 +210,7 @@ def _curves(ax: "Axes", panel: Curves) -> None:
     ax.grid(alpha=0.3)
 
 
-def _joined(ax: "Axes", panel: Curves) -> None:
+def _joined(ax: "Axes", panel: LinePanel) -> None:
     places = np.arange(len(panel.places))
     shade = 0.13 if len(panel.lines) < 4 else 0.06
     size = 4.0 if len(places) < 25 else 2.5
@@ -222,7 +224,7 @@ def _joined(ax: "Axes", panel: Curves) -> None:
     _bounded(ax, panel)
 
 
-def _points(ax: "Axes", panel: Curves) -> None:
+def _points(ax: "Axes", panel: LinePanel) -> None:
     """Points with bars, those of one place beside each other."""
     count = len(panel.lines)
     for k, (name, line) in enumerate(panel.lines.items()):
@@ -237,7 +239,7 @@ def _points(ax: "Axes", panel: Curves) -> None:
     _bounded(ax, panel)
 
 
-def _bounded(ax: "Axes", panel: Curves) -> None:
+def _bounded(ax: "Axes", panel: LinePanel) -> None:
     """Limits by the numbers: intervals of few networks reach far, and are cut three spreads away from them."""
     lines = panel.lines.values()
     found = np.array([v for line in lines for v in (*line.values, *(x for own in line.own for x in own))], dtype=float)

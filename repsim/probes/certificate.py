@@ -10,7 +10,7 @@ from repsim.probes.softmax import Problems, free_of_intercept, residuals
 
 
 @dataclass(frozen=True, eq=False)
-class Certificates:
+class ProbeCertificates:
     """What is known of a solution, computed in float64 from the weights alone.
 
     Attributes:
@@ -28,7 +28,7 @@ class Certificates:
     logits: Float[Tensor, "b c n"]
 
 
-def certify(problems: Problems, w: Float[Tensor, "b c d"], *, rows: int = 1024) -> Certificates:
+def certify(problems: Problems, w: Float[Tensor, "b c d"], *, rows: int = 1024) -> ProbeCertificates:
     """Gradient norms and optimality gaps in float64.
 
     With the intercepts at their optimum for the given weights, the loss as a function of the weights alone is
@@ -60,7 +60,7 @@ def certify(problems: Problems, w: Float[Tensor, "b c d"], *, rows: int = 1024) 
         right = z.gather(2, exact.labels[which][None, :, None].expand(len(w), -1, 1, -1))[:, :, 0]
         loss[:, which] += ((z.logsumexp(2) - right) * exact.weight[which]).sum(2)
     norm = (sums[0] * exact.level / exact.penalty).sqrt()
-    return Certificates(w, norm, sums[0] / (2 * exact.penalty), loss, logits)
+    return ProbeCertificates(w, norm, sums[0] / (2 * exact.penalty), loss, logits)
 
 
 def _intercept_step(problems: Problems, logits: Tensor) -> Float[Tensor, "b c"]:

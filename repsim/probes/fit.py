@@ -18,7 +18,7 @@ from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.numerics.precision import full_precision
 from repsim.probes import softmax
-from repsim.probes.certificate import Certificates, certify
+from repsim.probes.certificate import ProbeCertificates, certify
 from repsim.probes.precondition import inverse_hessians
 from repsim.probes.scaled_layer import ScaledLayer, padded
 
@@ -224,7 +224,9 @@ def _fit_group(frames: Sequence[ScaledLayer], plan: _Plan, tol: float, max_iter:
     return [_collect(frames[b], plan, exact, steps, b, tol) for b in range(len(frames))]
 
 
-def _collect(frame: ScaledLayer, plan: _Plan, exact: Certificates, steps: Tensor, b: int, tol: float) -> LayerProbes:
+def _collect(
+    frame: ScaledLayer, plan: _Plan, exact: ProbeCertificates, steps: Tensor, b: int, tol: float
+) -> LayerProbes:
     folds, levels = len(plan.train), len(plan.penalties)
     fits = plan.sets * folds
     n, d = frame.x.shape

@@ -8,9 +8,8 @@ the seed, the data, the versions, the scores and the cost. `RECIPES[name].preset
 import importlib
 import pkgutil
 
-from repsim.recipes.training.loop import Trained, train
+from repsim.recipes.training.loop import TrainedNetwork, train
 from repsim.recipes.training.recipe import Preset, Recipe, Run, Stage
-from repsim.recipes.training.scores import accuracy
 
 #: Recipe name -> its settings class.
 RECIPES: dict[str, type[Recipe]] = {}
@@ -19,4 +18,4 @@ for _info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
     if not _info.ispkg:
         RECIPES[_info.name] = importlib.import_module(f"{__name__}.{_info.name}").RECIPE
 
-__all__ = ["RECIPES", "Preset", "Recipe", "Run", "Stage", "Trained", "accuracy", "train"]
+__all__ = ["RECIPES", "Preset", "Recipe", "Run", "Stage", "TrainedNetwork", "train"]

@@ -6,9 +6,9 @@ with the clean ones; `certify` proves answers by randomised smoothing; `noise_pr
 """
 
 from repsim.robustness.adversarial_sets import adversarial
-from repsim.robustness.checked import Attacked, AttackFunction, attack
+from repsim.robustness.checked import AttackFunction, AttackResult, attack
 from repsim.robustness.corruptions import corrupt
-from repsim.robustness.feature_space import FeatureAttacked, feature_attack
+from repsim.robustness.feature_space import FeatureAttackResult, feature_attack
 from repsim.robustness.gradient import fgsm, pgd
 from repsim.robustness.noise_profile import NoiseProfile, noise_profile
 from repsim.robustness.smoothing import Certificates, certify, predict
@@ -16,9 +16,9 @@ from repsim.robustness.threat import ThreatModel
 
 __all__ = [
     "AttackFunction",
-    "Attacked",
+    "AttackResult",
     "Certificates",
-    "FeatureAttacked",
+    "FeatureAttackResult",
     "NoiseProfile",
     "ThreatModel",
     "adversarial",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
+from repsim._common.random_numbers import seeded
 from repsim.data.image_set import Images, ImageSet, check_image_set
 from repsim.networks.answers import answers, check_eval
 from repsim.networks.network import name_of, provenance_of_network
@@ -89,8 +90,7 @@ def adversarial(
             aim = labels if targets is None else targets[rows].to(device)
             settings = {"steps": steps, "step_size": step, "restarts": restarts, "targeted": targets is not None}
             generators = data.generators(rows, seed, "adversarial")
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                torch.manual_seed(generators[0].initial_seed())
+            with seeded(generators[0].initial_seed(), [device] if device.type == "cuda" else []):
                 made = attack(
                     net,
                     x.to(device, kind),
@@ -105,7 +105,7 @@ def adversarial(
             check_inside(x, pixels, threat, "adversarial", None)
             # The check's own answers hold for the pixels that are kept, unless these were rounded or made narrower.
             same = not rounded and kind == torch.float32
-            after = made.after if same else answers(net, pixels.to(device, kind))
+            after = made.after if same else answers(net, pixels.to(device, kind), "adversarial")
             moved.append(kept)
             right += int((made.before == labels).sum())
             right_after += int((after == labels).sum())

@@ -17,7 +17,7 @@ from repsim.robustness.threat import ThreatModel, check_inside
 
 
 @dataclass(frozen=True, eq=False)
-class Attacked:
+class AttackResult:
     """What an attack made of some images.
 
     Attributes:
@@ -41,7 +41,7 @@ def attack(
     threat: ThreatModel | str,
     *,
     targeted: bool = False,
-) -> Attacked:
+) -> AttackResult:
     """Runs an attack, checks what it returned, and measures it: nothing that the attack says of itself is believed.
 
     A moved image counts if it has the image's shape and type, lies in [0, 1], and ‖x′ − x‖ ≤ ε up to rounding.
@@ -105,8 +105,8 @@ def attack(
     check_eval(net, "attack")
     advice = "Give the attack this radius, or attack(...) the radius that it was made with"
     moved = check_inside(images, found, threat, "attack", advice)
-    after = answers(net, moved)
-    return Attacked(moved, logits.argmax(1), after, (after == labels) == targeted)
+    after = answers(net, moved, "attack")
+    return AttackResult(moved, logits.argmax(1), after, (after == labels) == targeted)
 
 
 def _check_takes(function: AttackFunction, *given: object) -> None:

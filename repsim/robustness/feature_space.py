@@ -11,13 +11,13 @@ from repsim._common.messages import message
 from repsim.data.image_set import Images
 from repsim.networks.answers import check_eval, frozen
 from repsim.networks.layers import select_layers
-from repsim.networks.network import bare
+from repsim.networks.modules import named_layers
 from repsim.robustness.gradient import check_steps, climb
 from repsim.robustness.threat import Randomness, ThreatModel
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureAttacked:
+class FeatureAttackResult:
     """How far a layer's representation was moved.
 
     Attributes:
@@ -46,7 +46,7 @@ def feature_attack(
     step_size: float,
     generator: Randomness,
     restarts: int = 1,
-) -> FeatureAttacked:
+) -> FeatureAttackResult:
     """Moves a layer's representation of each image as far as the ball allows, by projected gradient ascent.
 
     It maximises ‖f(x + δ) − f(x)‖₂ / ‖f(x)‖₂ over δ in the ball, f the layer's outputs laid out in one row. No labels
@@ -101,7 +101,7 @@ def feature_attack(
                 distance = torch.linalg.vector_norm(tap(found) - clean, dim=1, dtype=torch.float64)
             best = torch.where((distance > furthest).view(-1, 1, 1, 1), found, best)
             furthest = torch.maximum(furthest, distance)
-    return FeatureAttacked(best, furthest, norm)
+    return FeatureAttackResult(best, furthest, norm)
 
 
 class _Tap:
@@ -113,7 +113,7 @@ class _Tap:
             got, advice = f"{layer!r}, which means {len(names)}", f"Choose one, such as {names[0]!r}"
             raise ValueError(message("feature_attack", "layer must mean one module", got, advice))
         self._net, self._layer = net, names[0]
-        self._module = bare(net).get_submodule(names[0])
+        self._module = named_layers(net)[names[0]]
 
     def __call__(self, x: Images) -> Float[Tensor, "b p"]:
         seen: list[Tensor] = []

@@ -2,17 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from repsim._common.messages import message, some
+from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.data.image_set import ImageSet, check_image_set
-from repsim.networks.answers import CPU_ROWS, device_of
+from repsim.networks.answers import CPU_ROWS, check_eval, device_of, dtype_of, logits_of
 from repsim.networks.network import name_of
 from repsim.robustness.noises import Noise
 
@@ -54,11 +53,9 @@ def noisy_answers(
     check_image_set(function, data)
     if batch_size < 1:
         raise ValueError(message(function, "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
-    if training := [name or type(net).__name__ for name, module in net.named_modules() if module.training]:
-        advice = "Call net.eval(): what is drawn anew in each pass is not one network"
-        raise ValueError(message(function, "the network must be in eval mode", f"training in {some(training)}", advice))
+    check_eval(net, function)
     device = device_of(net)
-    kind = next((p.dtype for p in net.parameters()), torch.float32)
+    kind = dtype_of(net)
     step = min(batch_size, CPU_ROWS) if device.type == "cpu" else batch_size
     rows = max(1, min(_ROWS, _NUMBERS // data.images[0].numel()))
     noisy = torch.empty(min(rows, max(draws)), *data.images.shape[1:], device=device)
@@ -75,7 +72,7 @@ def noisy_answers(
                     # Drawn in place: new memory for every pass would cost more than the numbers.
                     part = noise.draw_(noisy[: n - start], generator).add_(x)
                     for batch in part.split(step):
-                        tally.add(_checked(function, net(batch.to(kind)), len(batch)))
+                        tally.add(logits_of(net, batch.to(kind), function))
                 rounds.append(tally.counts(function, sample))
             found.append(rounds)
             bar.update()
@@ -100,13 +97,3 @@ class _Tally:
             got, advice = f"NaN or infinity for {sample}", "Look for a diverged network"
             raise ValueError(message(function, "logits must be finite", got, advice))
         return torch.bincount(torch.cat(self._answers), minlength=self._classes).cpu().numpy()
-
-
-def _checked(function: str, logits: Any, rows: int) -> Float[Tensor, "b k"]:
-    fits = isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()
-    if fits and len(logits) == rows and logits.shape[1] >= 2:
-        return logits
-    got = f"shape {tuple(logits.shape)} for {rows} images" if isinstance(logits, Tensor) else type(logits).__name__
-    raise ValueError(
-        message(function, "the network must give (images, classes) logits", got, "Wrap it so that it does")
-    )

@@ -185,6 +185,8 @@ class Certificates:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 facts = json.loads(str(stored["certificates"]))
+                if facts["format"] != 1:
+                    raise ValueError("another format")
                 arrays = {name: stored[name] for name in _ARRAYS}
                 return cls(tuple(facts["ids"]), **arrays, **{name: facts[name] for name in _FACTS if name in facts})
         except Exception as error:  # a damaged archive fails in as many ways as it has bytes

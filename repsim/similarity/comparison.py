@@ -13,7 +13,7 @@ from repsim._common.messages import message
 from repsim._common.provenance import CautionWarning, versions
 from repsim.features.activations import Activations, provenance_of
 from repsim.features.live_activations import LiveActivations
-from repsim.metrics import Metric, PairwiseResult, TaskMetric, get_metric, metric_name
+from repsim.metrics import Metric, PairwiseResult, TaskMetric, get_metric, metric_name, own_facts
 from repsim.metrics.base import within_bounds
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.similarity.sides import check_sides, prepare_sides
@@ -38,7 +38,8 @@ def compare(
             "cka_minibatch", "cka" and "cka_biased".
         b: Second side, the columns; the same samples in the same order.
         metric: A name ("cka", "td", "svcca", … see `repsim metrics`), a name with settings ("td(seed=1)"), or an
-            instance (`repsim.metrics.TD(seed=1)`).
+            instance: `repsim.metrics.TD(seed=1)`, or one of your own subclass of `repsim.metrics.Metric`, which a text
+            names by its place, "package.module:Mine(setting=1)".
         tasks: Downstream tasks for the forms of TD, instead of the labels that the samples came with: name -> (n,)
             class indices (see `repsim.tasks`), for `td_regression` also targets (n,) or (n, t). The values are the
             mean over the tasks; each task's own matrix is in `.tasks`. All heads are fitted together.
@@ -125,9 +126,19 @@ def labelled(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 3),
     }
-    names = metric_name(metric), a.name, b.name
     return SimilarityMatrix(
-        values, a.layers, b.layers, *names, a.n, details, found.reasons, tuple(cautions), provenance
+        values=values,
+        rows=a.layers,
+        cols=b.layers,
+        metric=metric_name(metric),
+        row_model=a.name,
+        col_model=b.name,
+        n=a.n,
+        details=details,
+        reasons=found.reasons,
+        cautions=tuple(cautions),
+        provenance=provenance,
+        facts=own_facts(metric),
     )
 
 

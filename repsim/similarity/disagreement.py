@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from repsim._common.messages import message
 from repsim.features.activations import Activations, check_same_samples, common_labels
 from repsim.metrics import Metric, get_metric, metric_name
-from repsim.metrics.transferred.base import SoftmaxHeads, no_number
+from repsim.metrics.base import undefined_cells
+from repsim.metrics.transferred.base import SoftmaxHeads
+from repsim.networks.correspondence import matched_layers, same_architecture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +90,8 @@ def disagreements(
         a: First side.
         b: Second side; the same samples in the same order.
         layer: The first side's layer.
-        layer_b: The second side's; None takes the name of the first.
+        layer_b: The second side's; None takes the one that corresponds, by place within stages and then by relative
+            depth.
         metric: "td" or "td_soft", with the settings of their heads.
         task: (n,) class labels; None takes those that the samples came with.
         class_names: A name for each class, in the order of the labels.
@@ -110,9 +113,9 @@ def disagreements(
     labels = common_labels(a, b, "disagreements") if task is None else torch.as_tensor(task)
     if labels is None:
         raise ValueError(message("disagreements", "a downstream task is needed", "no labels", "Pass task=labels"))
-    second = layer if layer_b is None else layer_b
+    second = _counterpart(a, b, layer) if layer_b is None else layer_b
     found = chosen.held_out([a[layer], b[second]], {"task": labels})["task"]
-    if reasons := no_number([found[0].fit], [found[1].fit], chosen.tol):
+    if reasons := undefined_cells([found[0].fit.undefined], [found[1].fit.undefined]):
         got, advice = reasons[0, 0], "Choose another layer or other settings"
         raise ValueError(message("disagreements", "both layers must have probes", got, advice))
     classes = found[0].classes
@@ -143,3 +146,14 @@ def disagreements(
         metric=metric_name(chosen),
         n=len(one),
     )
+
+
+def _counterpart(a: Activations, b: Activations, layer: str) -> str:
+    """What the second side calls the layer that corresponds to one of the first."""
+    _ = a[layer]  # an unknown name is told of with its close matches
+    found = dict(matched_layers(a.layers, b.layers, same=same_architecture(a.provenance, b.provenance)))
+    place = found.get(a.layers.index(layer))
+    if place is None:
+        must = f"layer {layer!r} of {a.name!r} must correspond to one of {b.name!r}"
+        raise ValueError(message("disagreements", must, f"none of {len(b.layers)} layers", "Pass layer_b="))
+    return b.layers[place]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from repsim._common.progress import progress_bar
 from repsim.features.activations import Activations
-from repsim.numerics.centring import Centred, centre
-from repsim.numerics.spectrum import numerical_rank
+from repsim.numerics.centring import CentredLayer, centre
+from repsim.numerics.spectrum import above_rounding, above_storage, storage_noise
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,15 +60,20 @@ def dimension(a: Activations) -> "pd.DataFrame":
     return pd.DataFrame(table)
 
 
-def _facts(layer: Centred) -> dict[str, float]:
+def _facts(layer: CentredLayer) -> dict[str, float]:
     if layer.constant:
         names = ("participation_ratio", "top_share", "components_99", "largest_row_share")
         return {"rank": 0, **dict.fromkeys(names, math.nan)}
-    s = _singular_values(layer)
+    s, right = _singular(layer)
     variance = s.square() / s.square().sum()
-    level = math.hypot(layer.norm, math.sqrt(layer.n) * float(torch.linalg.vector_norm(layer.mean / layer.unit)))
+    stored = storage_noise(layer.x)
+    if stored is None:
+        level = math.hypot(layer.norm, math.sqrt(layer.n) * float(torch.linalg.vector_norm(layer.mean / layer.unit)))
+        features = above_rounding(s, level, layer.x.dtype)
+    else:
+        features = above_storage(s, right, stored / layer.unit, layer.n)
     return {
-        "rank": numerical_rank(s, level, layer.x.dtype),
+        "rank": int(features.sum()),
         "participation_ratio": 1 / float(variance.square().sum()),
         "top_share": float(variance[0]),
         # A sum that is 0.99 to rounding has reached it.
@@ -77,7 +82,14 @@ def _facts(layer: Centred) -> dict[str, float]:
     }
 
 
-def _singular_values(layer: Centred) -> Float[Tensor, " k"]:
-    """Of the triangular factor of the longer side: a Gram matrix would square the condition number."""
+def _singular(layer: CentredLayer) -> tuple[Float[Tensor, " k"], Float[Tensor, "k p"]]:
+    """Singular values, and vectors on the side of the features, by the triangular factor of the longer side.
+
+    A Gram matrix would square the condition number.
+    """
     x = layer.rows(0, layer.n, out=layer.mean.new_empty(layer.n, layer.width))
-    return torch.linalg.svdvals(torch.linalg.qr(x if layer.width <= layer.n else x.T, mode="r").R)
+    if layer.width <= layer.n:
+        return torch.linalg.svd(torch.linalg.qr(x, mode="r").R, full_matrices=False)[1:]
+    q, r = torch.linalg.qr(x.T)
+    left, s, _ = torch.linalg.svd(r, full_matrices=False)
+    return s, (q @ left).T

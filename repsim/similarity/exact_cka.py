@@ -19,9 +19,9 @@ from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.features.activations import Side
 from repsim.metrics.alignment.cka import chance_cautions, chance_of
-from repsim.metrics.alignment.streaming import HOLLOW, SHARE, SHORT, Constancy
-from repsim.metrics.base import PairwiseResult, constant_reasons
-from repsim.numerics.centring import working_dtype
+from repsim.metrics.alignment.streaming import NO_HSIC, SHARE, SHORT
+from repsim.metrics.base import PairwiseResult, undefined_cells
+from repsim.numerics.centring import CONSTANT, working_dtype
 from repsim.numerics.hsic import hsic
 from repsim.numerics.matmul import matmul_nt
 from repsim.numerics.memory import Pool, available_memory
@@ -64,14 +64,11 @@ def exact_cka(sides: Sequence[Side], debiased: bool, show: bool) -> PairwiseResu
         # What is left of ‖K‖² after debiasing is near float32's rounding: very wide layers of few samples.
         dtype = torch.float64
     cols = slice(0, r) if len(sides) == 1 else slice(r, None)
-    flags = [Constancy(bool(flag)) for flag in constant]
-    reasons = constant_reasons(flags[:r], flags[cols])
-    hollow = own <= 1e-10 * norms
-    for i, j in (hollow[:r, None] | hollow[cols]).nonzero().tolist():
-        reasons.setdefault((i, j), HOLLOW)
+    lacking = [
+        CONSTANT if a else NO_HSIC * b for a, b in zip(constant.tolist(), (own <= 1e-10 * norms).tolist(), strict=True)
+    ]
+    reasons = undefined_cells(lacking[:r], lacking[cols])
     values = products[:r, cols] / torch.outer(own[:r], own[cols]).sqrt()
-    for cell in reasons:
-        values[cell] = math.nan
     details, high = _details(sums, [p for side in sides for p in side.widths], r, cols, debiased)
     return PairwiseResult(values, details, reasons, tuple(chance_cautions(high, n)))
 

@@ -109,7 +109,7 @@ def permutation_test(
             if moved is None:
                 # Prepared together: a measure may choose by all layers.
                 left, right = _layers(a), [x[order.to(x.device)] for x in _layers(b)]
-                states = chosen.prepare([*left, *right], None)
+                states = _prepared_anew("permutation_test", "permuted", chosen, [*left, *right])
                 null.append(chosen.pairwise(states[: len(left)], states[len(left) :]).values.cpu().numpy())
             else:
                 null.append(chosen.pairwise(rows, moved).values.cpu().numpy())
@@ -267,11 +267,21 @@ def _resampled(
         for each in counts:
             rows = torch.repeat_interleave(torch.arange(len(each)), each)
             sides = [a] if a is b else [a, b]
-            again = metric.prepare([x[rows.to(x.device)] for side in sides for x in _layers(side)], None)
+            drawn = [x[rows.to(x.device)] for side in sides for x in _layers(side)]
+            again = _prepared_anew("bootstrap", "bootstrapped", metric, drawn)
             left = again[: len(a)]
             values.append(metric.pairwise(left, left if a is b else again[len(a) :]).values.cpu().numpy())
             bar.update()
     return np.stack(values)
+
+
+def _prepared_anew(function: str, method: str, metric: Metric, layers: list[Tensor]) -> list[Any]:
+    """The layers prepared once more; heads cannot be, as copies of a row would be fitted and asked about."""
+    if metric.needs_labels:
+        must = f"a measure of answers must say what it is of other rows, by `{method}`"
+        advice = "Define it, or use compare"
+        raise ValueError(message(function, must, f"{metric_name(metric)} without", advice))
+    return metric.prepare(layers, None)
 
 
 def _interval(

@@ -16,9 +16,9 @@ from repsim._common.messages import did_you_mean, message
 from repsim._common.progress import progress_bar
 from repsim._common.provenance import versions
 from repsim.features.activations import Activations, check_same_samples, common_labels
-from repsim.metrics import Metric, get_metric, metric_name
+from repsim.metrics import Metric, get_metric, metric_name, own_facts
 from repsim.metrics.base import PairwiseResult, TaskMetric, within_bounds
-from repsim.networks.layers import matched_layers
+from repsim.networks.correspondence import matched_layers, same_architecture
 from repsim.similarity.comparison import announce, outputs_differ, provenance_of
 from repsim.similarity.matrix import SimilarityMatrix
 
@@ -38,14 +38,14 @@ def compare_many(
     Args:
         networks: Name -> features of the same samples in the same order; at least two.
         metric: As for `compare`.
-        layers: "matched", the mean over layers of equal names, or else of equal places where the two have equally
-            many; "last", the last layer of each; "best", the mean over layers of the best value that each reaches with
-            any layer of the other network, for symmetric measures averaged over both directions; or a layer's name.
+        layers: "matched", the mean over layers that correspond: by place within stages, then by relative depth;
+            "last", the last layer of each; "best", the mean over layers of the best value that each reaches with any
+            layer of the other network, for symmetric measures averaged over both directions; or a layer's name.
         device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         The table, rows and columns both the networks in the order given. A cell is NaN, with its reason, where one of
-        its pairs of layers has no number or no layers match.
+        its pairs of layers has no number.
 
     Raises:
         ValueError: Fewer than two networks, different samples, contradicting labels, too few samples, an unknown
@@ -85,7 +85,8 @@ def compare_many(
     pairs = [(i, j) for i in range(count) for j in range(0 if both_ways else i, count)]
     with progress_bar(len(pairs), "networks", "pair") as bar:
         for i, j in pairs:
-            cell = _cell(chosen, states[i], states[j], used[i], used[j], layers)
+            same = same_architecture(sides[i].provenance, sides[j].provenance)
+            cell = _cell(chosen, states[i], states[j], used[i], used[j], layers, same)
             if isinstance(chosen, TaskMetric):
                 cell.details.update(outputs_differ(sides[i], sides[j]))
             table.fill(i, j, cell, sides[i].name, sides[j].name, mirror=chosen.symmetric)
@@ -118,6 +119,7 @@ def compare_many(
         reasons=table.reasons,
         cautions=tuple(cautions),
         provenance=provenance,
+        facts=own_facts(chosen),
     )
     announce(result, "compare_many")
     return result
@@ -193,14 +195,17 @@ def _used(side: Activations, rule: str) -> tuple[str, ...]:
 
 
 def _cell(
-    metric: Metric, rows: list[Any], cols: list[Any], row_names: Sequence[str], col_names: Sequence[str], rule: str
+    metric: Metric,
+    rows: list[Any],
+    cols: list[Any],
+    row_names: Sequence[str],
+    col_names: Sequence[str],
+    rule: str,
+    same: bool,
 ) -> _Cell:
     if rule == "best":
         return _best(metric, metric.pairwise(rows, cols), row_names, col_names)
-    index = matched_layers(row_names, col_names) if rule == "matched" else [(0, 0)]
-    if not index:
-        why = f"none of {len(row_names)} and {len(col_names)} layers match by name or in number"
-        return _Cell(math.nan, {"layers": 0.0}, f"{why}; take layers='last' or 'best'")
+    index = matched_layers(row_names, col_names, same=same) if rule == "matched" else [(0, 0)]
     found = [metric.pairwise([rows[i]], [cols[j]]) for i, j in index]
     cautions = tuple(dict.fromkeys(text for cross in found for text in cross.cautions))
     for (i, j), cross in zip(index, found, strict=True):

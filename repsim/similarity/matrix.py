@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from repsim._common.files import whole_file
-from repsim._common.messages import InternalError, message
-from repsim.metrics import MetricFacts, get_metric
-from repsim.networks.layers import matched_layers
+from repsim._common.messages import InternalError, message, shown
+from repsim.metrics import MetricFacts, is_own, known_metric
+from repsim.networks.correspondence import matched_layers, same_architecture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,8 @@ class SimilarityMatrix:
         values: (r, c) float64, NaN where there is no number.
         rows: Layer names of the first side, in execution order.
         cols: Layer names of the second side.
-        metric: The metric's name and changed settings; `repsim.metrics.get_metric` gives it back.
+        metric: The metric's name and changed settings; `repsim.metrics.get_metric` gives it back, of a measure of the
+            user's own where its module can be imported.
         row_model: What the first side is called.
         col_model: What the second side is called.
         n: Samples.
@@ -36,6 +37,7 @@ class SimilarityMatrix:
         cautions: What a careful reader should know, one sentence each.
         provenance: Versions, weights and data with digests, settings, time.
         tasks: Where several downstream tasks were asked, each one's own matrix; this one is their mean.
+        facts: What a measure of the user's own says of its values; None of the package's, which it knows.
     """
 
     values: Float[np.ndarray, "r c"]
@@ -50,8 +52,13 @@ class SimilarityMatrix:
     cautions: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, "SimilarityMatrix"] = field(default_factory=dict)
+    facts: MetricFacts | None = None
 
     def __post_init__(self) -> None:
+        if is_own(self.metric) != (self.facts is not None):
+            must = "facts must be given of measures of one's own, and of no other"
+            got = f"{self.metric!r} {'with' if self.facts else 'without'} facts"
+            raise ValueError(message("SimilarityMatrix", must, got, "Pass facts=metric.facts, or leave them out"))
         shape = (len(self.rows), len(self.cols))
         wrong = [name for name, d in {"values": self.values, **self.details}.items() if d.shape != shape]
         if wrong:
@@ -63,6 +70,7 @@ class SimilarityMatrix:
                     "Align them",
                 )
             )
+        _check_numbers({"values": self.values, **self.details}, self.n)
         low, high = self.definition.bounds
         finite = self.values[~np.isnan(self.values)]
         if finite.size and (finite.min() < low or finite.max() > high):
@@ -79,7 +87,7 @@ class SimilarityMatrix:
     @property
     def definition(self) -> MetricFacts:
         """What the measure says of its values."""
-        return get_metric(self.metric).facts
+        return self.facts or known_metric(self.metric).facts
 
     def __repr__(self) -> str:
         shape = f"{len(self.rows)} × {len(self.cols)} layers"
@@ -117,8 +125,9 @@ class SimilarityMatrix:
         )
 
     def matched(self) -> list[tuple[str, str, float]]:
-        """(row layer, column layer, value) of layers that correspond: equal names, or else equal places in depth."""
-        index = matched_layers(self.rows, self.cols)
+        """(row layer, column layer, value) of layers that correspond: by place in stages, then by relative depth."""
+        sides = (self.provenance.get(side, {}) for side in ("rows", "cols"))
+        index = matched_layers(self.rows, self.cols, same=same_architecture(*sides))
         return [(self.rows[i], self.cols[j], float(self.values[i, j])) for i, j in index]
 
     def to_frame(self) -> "pd.DataFrame":
@@ -159,7 +168,22 @@ class SimilarityMatrix:
         return _read(cls, Path(path))
 
 
+#: Of files; another number, another layout of what is in them.
+_FORMAT = 1
+
 _FACTS = ("rows", "cols", "metric", "row_model", "col_model", "n", "cautions", "provenance")
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray], n: Any) -> None:
+    """Similarities and what stands beside them are real numbers, of so many samples as there can be."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in ("f" if name == "values" else "fiub"):
+            must, got = f"{name} must be real numbers", str(array.dtype)
+            raise ValueError(message("SimilarityMatrix", must, got, "Pass float64"))
+    if type(n) is not int or n < 0:
+        raise ValueError(
+            message("SimilarityMatrix", "n must be a number of samples", shown(n), "Pass how many there are")
+        )
 
 
 def _write(matrix: "SimilarityMatrix", path: Path) -> None:
@@ -167,7 +191,7 @@ def _write(matrix: "SimilarityMatrix", path: Path) -> None:
     arrays: dict[str, np.ndarray] = {}
     facts = _pack(matrix, "", arrays)
     with whole_file(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, facts=np.array(json.dumps({"format": 1, **facts})), **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(stream, facts=np.array(json.dumps({"format": _FORMAT, **facts})), **arrays)  # type: ignore[arg-type]
 
 
 def _read(kind: type["SimilarityMatrix"], path: Path) -> "SimilarityMatrix":
@@ -176,7 +200,12 @@ def _read(kind: type["SimilarityMatrix"], path: Path) -> "SimilarityMatrix":
         raise FileNotFoundError(message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path"))
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return _unpack(kind, json.loads(str(stored["facts"])), "", {k: stored[k] for k in stored.files})
+            facts = json.loads(str(stored["facts"]))
+            if facts["format"] != _FORMAT:
+                raise ValueError(
+                    f"SimilarityMatrix: format {shown(facts['format'])}, where this version reads {_FORMAT}"
+                )
+            return _unpack(kind, facts, "", {k: stored[k] for k in stored.files})
     except Exception as error:  # a damaged archive fails in as many ways as it has bytes
         # numpy's own texts advise to turn pickle on, so only ours are passed on.
         ours = str(error) if str(error).startswith("SimilarityMatrix") else "damaged, or something else"
@@ -191,6 +220,8 @@ def _pack(matrix: "SimilarityMatrix", prefix: str, arrays: dict[str, np.ndarray]
     arrays |= {f"{prefix}details/{name}": array for name, array in matrix.details.items()}
     facts: dict[str, Any] = {name: getattr(matrix, name) for name in _FACTS}
     facts["reasons"] = [[i, j, text] for (i, j), text in matrix.reasons.items()]
+    if matrix.facts is not None:
+        facts["facts"] = {**asdict(matrix.facts), "invariances": sorted(matrix.facts.invariances)}
     tasks = enumerate(matrix.tasks.items())
     facts["tasks"] = {name: _pack(part, f"{prefix}task{k}/", arrays) for k, (name, part) in tasks}
     return facts
@@ -203,6 +234,10 @@ def _unpack(
     given = {name: facts[name] for name in _FACTS}
     given |= {name: tuple(facts[name]) for name in ("rows", "cols", "cautions")}
     tasks = enumerate(facts.get("tasks", {}).items())
+    own = facts.get("facts")
+    if own is not None:  # as JSON has them
+        pairs = {name: tuple(own[name]) for name in ("bounds", "display")}
+        given["facts"] = MetricFacts(**{**own, **pairs, "invariances": frozenset(own["invariances"])})
     return kind(
         values=arrays[f"{prefix}values"],
         details={k.removeprefix(details): array for k, array in arrays.items() if k.startswith(details)},

@@ -12,7 +12,7 @@ from repsim._common.messages import message
 from repsim.features.activations import Activations, check_same_samples
 from repsim.metrics import METRICS
 from repsim.metrics.spectral.ridge_smoothers import GULP, WhiteTD
-from repsim.networks.layers import matched_layers
+from repsim.networks.correspondence import matched_layers
 from repsim.numerics.precision import full_precision
 from repsim.numerics.spectrum import direction_products, spectra
 

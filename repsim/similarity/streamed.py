@@ -10,7 +10,7 @@ from repsim._common.progress import progress_bar
 from repsim.features.activations import Side
 from repsim.metrics import Metric, PairwiseResult, metric_name
 from repsim.metrics.alignment.cka import CKA
-from repsim.metrics.alignment.streaming import SHARE, Shifted, StreamingMetric, origin_of
+from repsim.metrics.alignment.streaming import SHARE, ShiftedLayer, StreamingMetric, origin_of
 from repsim.numerics.memory import Pool
 from repsim.similarity.exact_cka import exact_cka
 
@@ -57,7 +57,7 @@ def _in_batches(sides: Sequence[Side], metric: StreamingMetric, show: bool) -> P
     sums = metric.start(len(sides[0]), len(sides[-1]))
     with progress_bar(n * len(sides), f"compare {sides[0].name} × {sides[-1].name}", "sample", show=show) as bar:
 
-        def part(side: Side, start: int, stop: int) -> Iterator[Shifted]:
+        def part(side: Side, start: int, stop: int) -> Iterator[ShiftedLayer]:
             held = pools[side.device].views(side.widths, stop - start)
             yield from _batch(side, start, stop, held)
             bar.update(stop - start)
@@ -67,7 +67,7 @@ def _in_batches(sides: Sequence[Side], metric: StreamingMetric, show: bool) -> P
     return metric.finish(sums)
 
 
-def _batch(side: Side, start: int, stop: int, held: Sequence[Tensor]) -> Iterator[Shifted]:
+def _batch(side: Side, start: int, stop: int, held: Sequence[Tensor]) -> Iterator[ShiftedLayer]:
     """One batch of all layers, shifted while it is copied."""
     origins: list[Tensor] = [torch.empty(0)] * len(held)
     few = 0
@@ -86,4 +86,4 @@ def _batch(side: Side, start: int, stop: int, held: Sequence[Tensor]) -> Iterato
             rows -= rest
             origin += rest
         name = f"layer {layer!r} of {side.name}, samples {start} to {stop - 1},"
-        yield Shifted(rows, origin, torch.finfo(dtype).eps, name)
+        yield ShiftedLayer(rows, origin, torch.finfo(dtype).eps, name)

@@ -50,7 +50,7 @@ class Disk:
         write, replace = Path.write_bytes, Path.replace
 
         def writing(path: Path, content: bytes) -> int:
-            if when == "write" and path.name.startswith(f".{Path(name).stem}.") and self._is_it(path):
+            if when == "write" and path.name.endswith(f".{name}") and self._is_it(path):
                 write(path, content[: len(content) // 2])
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(path, content)
@@ -64,8 +64,6 @@ class Disk:
         patch.setattr(Path, "replace", renaming)
 
     def _is_it(self, path: Path) -> bool:
-        if self.name == NETWORK and path.name.startswith(".net.state."):
-            return False
         self.left -= 1
         return self.left == 0
 

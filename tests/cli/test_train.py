@@ -56,7 +56,9 @@ def test_it_trains_and_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureF
     assert [file.name for file in out.parent.iterdir()] == ["mine.safetensors"]
     scores = record["scores"]
     seconds = f"{record['cost']['seconds_per_epoch']:.1f}"
-    assert capsys.readouterr().out.splitlines() == [
+    told, *lines = capsys.readouterr().out.splitlines()
+    assert told.startswith("digits_resnet8, 75,002 parameters, 2 epochs, 256 gradient evaluations: about ")
+    assert lines == [
         f"noise on {data[0]!r}, preset digits ({RECIPES['noise'].PRESETS['digits'].source})",
         f"2 epochs of {seconds} s, 256 gradient evaluations",
         f"accuracy on 60 test images: {scores['accuracy']:.4f}",
@@ -105,6 +107,7 @@ def test_it_goes_on_where_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(Recipe, "update", watched)
+        patch.setattr("repsim.recipes.training.estimate.estimate", lambda *a, **k: "an estimate")  # takes steps too
         patch.setattr("repsim.recipes.train", lambda *a, **k: train(*a, **{**k, "save_every": 0}))
         with pytest.raises(KeyboardInterrupt):
             short(out)
@@ -118,15 +121,37 @@ def test_it_goes_on_where_it_was(
         short(out)
     short(out, "--resume")
     assert not state.exists()
-    text = (
-        f"train: --resume must find an unfinished training or none; got {out}, which is finished. "
-        "Leave --resume out to train it anew."
-    )
-    with pytest.raises(ValueError, match=exactly(text)):
-        short(out, "--resume")
     a, b = (load_model(path).net.state_dict() for path in (out, whole))
     assert all(torch.equal(a[key], b[key]) for key in a)
     capsys.readouterr()
+
+
+def test_a_finished_training_is_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "net.safetensors"
+    short(out)
+    before, stamp = out.read_bytes(), out.stat().st_mtime_ns
+    text = (
+        f"train: a finished training must not be lost; got {out}. Pass --force to train it anew, or name another file."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        short(out, "--seed", 1)
+    capsys.readouterr()
+    short(out, "--resume")
+    assert capsys.readouterr().out == f"{out} is finished; nothing was done\n"
+    text = (
+        f"train: --resume must find the training that is asked for; got {out} with seed=0 for 1. "
+        "Name another file, or pass --force instead of --resume to train anew."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        short(out, "--resume", "--seed", 1)
+    with pytest.raises(
+        ValueError,
+        match=exactly("train: --force begins anew and --resume goes on; got both. Leave one of the two out."),
+    ):
+        short(out, "--resume", "--force")
+    assert (out.read_bytes(), out.stat().st_mtime_ns) == (before, stamp)
+    short(out, "--force", "--seed", 1)
+    assert out.read_bytes() != before
 
 
 def test_it_begins_at_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,3 +215,10 @@ def test_the_help_names_every_recipe() -> None:
     text = " ".join(parser.format_help().split())
     for name in RECIPES:
         assert name in text
+
+
+def test_a_dry_run_says_the_cost_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short(tmp_path / "net.safetensors", "--dry-run")
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told.startswith("digits_resnet8, 75,002 parameters, ")
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from repsim import ImageSet, load_data
+from repsim._common.provenance import CautionWarning
+from repsim.cli.main import main
 from repsim.data.image_set import stratified_rows
 from tests.conftest import exactly
 
@@ -624,10 +626,11 @@ def test_a_new_a_renamed_and_a_removed_file_are_seen(image_folder: Callable[...,
     assert len(read(folder)) == 2
     image_folder({"b/1.png": grey(3)})
     assert read(folder).images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    image_folder({"a/1.png": grey(4)})
     (folder / "a/0.png").rename(folder / "b/2.png")
-    assert read(folder).images[:, 0, 0, 0].tolist() == [2, 3, 1]
+    assert read(folder).images[:, 0, 0, 0].tolist() == [4, 2, 3, 1]
     (folder / "b/0.png").unlink()
-    assert read(folder).images[:, 0, 0, 0].tolist() == [3, 1]
+    assert read(folder).images[:, 0, 0, 0].tolist() == [4, 3, 1]
 
 
 def test_another_size_or_limit_is_not_read_from_the_same_cache(image_folder: Callable[..., Path]) -> None:
@@ -670,7 +673,8 @@ def test_a_damaged_cache_is_replaced(
     first = read(folder)
     (cached,) = cache_files(folder)
     cached.write_bytes(damage(cached.read_bytes(), tmp_path))
-    assert read(folder).digest == first.digest
+    with pytest.warns(CautionWarning, match=r"\.decoded did not hold what was written to it \(.*\): the images are"):
+        assert read(folder).digest == first.digest
     assert cache_files(folder) == [cached]
     no_decoding()
     assert read(folder).digest == first.digest
@@ -686,14 +690,87 @@ def test_a_cache_that_cannot_be_written_does_no_harm(image_folder: Callable[...,
 
 
 def test_a_full_disk_leaves_no_half_cache(image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, images: np.ndarray) -> NoReturn:
-        Path(path).write_bytes(b"half")
+    def fail(stream: IO[bytes], images: np.ndarray) -> NoReturn:
+        stream.write(b"half")
         raise OSError(28, "No space left on device")
 
     folder = image_folder({"a/0.png": grey(1), "b/0.png": grey(2)})
     monkeypatch.setattr(np, "save", fail)
     assert read(folder).images[:, 0, 0, 0].tolist() == [1, 2]
     assert cache_files(folder) == []
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(image_folder: Callable[..., Path]) -> None:
+    folder = image_folder({"a/0.bmp": grey(1), "b/0.bmp": grey(2)})
+    path = folder / "a/0.bmp"
+    read(folder)
+    times = path.stat()
+    grey(9).save(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert read(folder).images[:, 0, 0, 0].tolist() == [9, 2]
+    grey(7).save(folder / "other.bmp")
+    os.utime(folder / "other.bmp", ns=(times.st_atime_ns, times.st_mtime_ns))
+    (folder / "other.bmp").replace(path)
+    assert read(folder).images[:, 0, 0, 0].tolist() == [7, 2]
+
+
+@pytest.mark.parametrize("place", [0, 30, 100, 200, -1])
+def test_every_byte_of_the_cache_is_checked(place: int, image_folder: Callable[..., Path]) -> None:
+    folder = image_folder({"a/0.png": grey(1), "b/0.png": grey(2)})
+    first = read(folder)
+    (cached,) = cache_files(folder)
+    content = bytearray(cached.read_bytes())
+    content[place] ^= 1
+    cached.write_bytes(bytes(content))
+    with pytest.warns(CautionWarning, match="the images are decoded anew"):
+        assert read(folder).digest == first.digest
+    assert read(folder).digest == first.digest
+
+
+def test_without_a_root_the_cache_is_the_users_own(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    folder = image_folder({"a/0.png": grey(1), "b/0.png": grey(2)})
+    load_data(f"imagefolder:{folder}")
+    assert [path.suffix for path in (tmp_path / "cache" / "repsim" / "decoded").iterdir()] == [".decoded"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "images"]
+
+
+def test_the_cache_is_shown_and_cleared(image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = image_folder({"a/0.png": grey(1), "b/0.png": grey(2)})
+    read(folder)
+    (cached,) = cache_files(folder)
+    (cached.parent / "mine.txt").write_text("not ours")
+    root = str(folder.parent / "data")
+    assert main(["cache", "--root", root]) == 0
+    assert capsys.readouterr().out == f"1 sets of decoded images, 0.0 MiB, in {cached.parent}\n"
+    assert main(["cache", "--root", root, "--clear"]) == 0
+    assert capsys.readouterr().out == f"1 sets of decoded images, 0.0 MiB, removed from {cached.parent}\n"
+    assert [path.name for path in cached.parent.iterdir()] == ["mine.txt"]
+    assert main(["cache", "--root", str(folder / "nowhere")]) == 0
+
+
+def test_another_users_cache_is_passed_over(image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = image_folder({"a/0.png": grey(1), "b/0.png": grey(2)})
+    first = read(folder)
+    (cached,) = cache_files(folder)
+    before = cached.read_bytes()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert read(folder).digest == first.digest
+    assert cached.read_bytes() == before
+
+
+def test_decoding_asks_for_room_before(image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = image_folder({"a/0.png": grey(1), "b/0.png": grey(2)})
+    monkeypatch.setattr("repsim.numerics.memory.available_memory", lambda: 47)
+    text = (
+        "load_data: 2 decoded images must fit into memory; got 0.0 GiB with 0.0 GiB free. "
+        "Pass a smaller size= or limit=."
+    )
+    with pytest.raises(MemoryError, match=exactly(text)):
+        read(folder)
 
 
 # What is wrong with a folder ------------------------------------------------------------------------------
@@ -713,7 +790,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     [
         ({}, "none"),
         ({"loose.png": grey(1)}, "none"),
-        ({"a/notes.txt": b"x", "b/deeper/0.png": grey(1)}, "a, b"),
+        ({"a/notes.txt": b"x", "b/deeper/0.txt": b"x"}, "a, b"),
         ({f"{c}/x.txt": b"x" for c in "abcdef"}, "a, b, c, d, … (2 more)"),
     ],
 )

@@ -127,7 +127,7 @@ def test_labels_of_any_integer_type(labels: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_labels_that_are_no_integers_are_refused(dtype: str) -> None:
-    text = f"Activations: labels must be integers; got torch.{dtype}. Pass class indices."
+    text = f"Activations: labels must be integers; got {dtype}. Pass class indices."
     with pytest.raises(TypeError, match=exactly(text)):
         Activations.from_arrays({"x": np.eye(4)}, labels=np.array([0, 1, 1, 0], dtype))
 

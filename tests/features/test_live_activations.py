@@ -18,9 +18,9 @@ from repsim import Activations, CautionWarning, ImageSet, Network, extract, load
 from repsim.features.live_activations import LiveActivations, live
 from repsim.metrics import PairwiseResult, get_metric
 from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
-from repsim.metrics.alignment.streaming import Shifted
+from repsim.metrics.alignment.streaming import ShiftedLayer
 from repsim.similarity import exact_cka as exact_module
-from repsim.similarity.comparison import streamed as streaming_module
+from repsim.similarity import streamed as streaming_module
 from repsim.similarity.streamed import streamed
 from tests.conftest import exactly
 from tests.oracles import cka as cka_oracle
@@ -88,9 +88,10 @@ def test_only_a_few_samples_are_run_until_it_is_read(digits: ImageSet) -> None:
     seen: list[int] = []
     net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     side = source(net, digits)
-    assert seen == [2]
+    found_out = [2, 3, 2, 2]  # two batch sizes, a second size, and how wide the layers are
+    assert seen == found_out
     assert [len(next(iter(part.values()))) for part in side.batches(100)] == [100, 50]
-    assert seen == [2, 64, 36, 50]
+    assert seen == [*found_out, 64, 36, 50]
 
 
 @pytest.mark.parametrize("reduction", ["flatten", "mean", "pool:2"])
@@ -224,10 +225,10 @@ def answering(function: Callable[[Tensor], Any]) -> nn.Sequential:
             "live: layer 'odd' must give floating-point tensors; got torch.bool. Leave this layer out of layers=.",
         ),
         (
-            lambda: live(answering(lambda x: x.T), rows(4, 5)),
+            lambda: live(answering(lambda x: x @ x.T), rows(4, 5)),
             ValueError,
-            "live: layer 'odd' must give (batch, features, …); got shape (5, 2) for a batch of 2. "
-            "Leave this layer out of layers=.",
+            "live: layer 'odd' must give a row of features for each sample; got shape (2, 2) for 2 samples, where 2 "
+            "axes grow with the batch. Leave this layer out of layers=.",
         ),
         (
             lambda: live(Colour(), rows(4, 3, 5, 5), batch_size=0),
@@ -386,7 +387,7 @@ def test_a_measure_that_fails_halfway_leaves_the_network_as_it_was(monkeypatch: 
     modes = [module.training for module in net.modules()]
 
     def fail(self: MinibatchCKA, sums: Any, rows: Any, cols: Any) -> None:
-        assert isinstance(next(iter(rows)), Shifted)
+        assert isinstance(next(iter(rows)), ShiftedLayer)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(MinibatchCKA, "update", fail)
@@ -592,7 +593,7 @@ def test_where_little_is_left_after_debiasing_float64_is_used() -> None:
 def test_rows_that_are_all_equally_far_apart_have_no_direction() -> None:
     a = source(nn.Sequential(nn.Identity()), torch.eye(70))
     found = streamed(a, a, get_metric("cka"))
-    assert found.reasons == {(0, 0): "the unbiased estimate of a layer's own HSIC is not positive"}
+    assert found.reasons == {(0, 0): "the row layer has an unbiased estimate of its own HSIC that is not positive"}
 
 
 # --- Memory and the bar -----------------------------------------------------------------------------------------
@@ -600,9 +601,8 @@ def test_rows_that_are_all_equally_far_apart_have_no_direction() -> None:
 
 def test_batches_that_would_not_fit_are_refused(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     side = source(load_model("digits_resnet8"), digits)
-    from repsim.metrics.alignment import streaming as _streaming
 
-    monkeypatch.setattr(_streaming, "available_memory", lambda: 10**6)
+    monkeypatch.setattr("repsim.numerics.memory.available_memory", lambda: 10**6)
     text = (
         "compare: the features of one batch must fit into memory; got 0.0 GiB with 0.0 GiB free. "
         "Lower batch_size, or choose fewer layers."

@@ -54,3 +54,11 @@ def pwcca(x: np.ndarray, y: np.ndarray) -> float:
     features = centred(x)
     alpha = [sum(abs(float(h @ column)) for column in features.T) for h in variates.T]
     return float(np.average(rho, weights=alpha))
+
+
+MEASURES = {
+    "mean_cca": lambda x, y, labels, metric: mean(x, y),
+    "r2_cca": lambda x, y, labels, metric: r2(x, y),
+    "svcca": lambda x, y, labels, metric: svcca(x, y),
+    "pwcca": lambda x, y, labels, metric: pwcca(x, y),
+}

@@ -98,3 +98,11 @@ def participation(x: np.ndarray) -> float:
     """(Σλ)² / Σλ² of the covariance's eigenvalues."""
     values = np.linalg.svd(centred(x), compute_uv=False) ** 2
     return float(values.sum() ** 2 / (values**2).sum())
+
+
+#: Measure -> its value for two layers, the labels and its settings; `tests/metrics/test_oracles.py` reads these tables.
+MEASURES = {
+    "cka": lambda x, y, labels, metric: debiased(x, y),
+    "cka_biased": lambda x, y, labels, metric: biased(x, y),
+    "cka_rbf": lambda x, y, labels, metric: rbf_debiased(x, y, metric.bandwidth),
+}

@@ -38,3 +38,6 @@ def minibatch(x: np.ndarray, y: np.ndarray, size: int) -> float:
         own_x += len(rows) * hsic(k, k)
         own_y += len(rows) * hsic(l, l)
     return cross / np.sqrt(own_x * own_y)
+
+
+MEASURES = {"cka_minibatch": lambda x, y, labels, metric: minibatch(x, y, metric.batch_size)}

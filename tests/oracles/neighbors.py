@@ -94,3 +94,9 @@ def weighted_debiased(k: np.ndarray, l: np.ndarray, counts: np.ndarray) -> float
         target = root * np.array([gram[i, j] for i, j in pairs])
         left.append(target - design @ np.linalg.lstsq(design, target, rcond=None)[0])
     return float(left[0] @ left[1] / np.sqrt((left[0] @ left[0]) * (left[1] @ left[1])))
+
+
+MEASURES = {
+    "mutual_knn": lambda x, y, labels, metric: mutual_knn(x, y, metric.k, metric.distance),
+    "cknna": lambda x, y, labels, metric: cknna(x, y, metric.k),
+}

@@ -49,3 +49,6 @@ def resampled(x: np.ndarray, y: np.ndarray, counts: np.ndarray, kind: str, compa
     times = [int(counts[i] * counts[j]) for i, j in itertools.combinations(range(len(x)), 2)]
     a, b = (np.repeat(vector(z, kind, comparison), times) for z in (x, y))
     return compared(a, b, comparison)
+
+
+MEASURES = {"rsa": lambda x, y, labels, metric: rsa(x, y, metric.distance, metric.comparison)}

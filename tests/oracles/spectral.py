@@ -85,3 +85,12 @@ def r2_cca(x: np.ndarray, y: np.ndarray) -> float:
     """Σρ² / √(r₁ r₂): the cosine between the projectors, and the limit of 1 − TD_λ / 2 as λ → 0."""
     a, b = smoother(x, 0), smoother(y, 0)
     return float(np.sum(a * b) / np.sqrt(np.trace(a) * np.trace(b)))
+
+
+MEASURES = {
+    "gulp": lambda x, y, labels, metric: gulp(x, y, metric.penalty),
+    "td_white": lambda x, y, labels, metric: td_white(x, y, metric.penalty),
+    "procrustes": lambda x, y, labels, metric: procrustes(x, y),
+    "angular_procrustes": lambda x, y, labels, metric: angular_procrustes(x, y),
+    "linear_regression": lambda x, y, labels, metric: linear_regression(x, y),
+}

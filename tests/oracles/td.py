@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -162,3 +163,21 @@ def minmax(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> float:
     m, p, q = len(y), int(np.sum(a == y)), int(np.sum(b == y))
     low, high = abs(p - q), min(m, 2 * m - p - q)
     return float((np.sum(a != b) - low) / (high - low)) if high > low else float("nan")
+
+
+def _soft(x: np.ndarray, y: np.ndarray, labels: np.ndarray, metric: Any) -> float:
+    p, q = (probabilities(z, labels, folds(labels, metric.folds, metric.seed), metric.penalty) for z in (x, y))
+    return float({"jsd": jsd, "tv": tv}[metric.distance](p, q).mean())
+
+
+def _regression(x: np.ndarray, y: np.ndarray, labels: np.ndarray, metric: Any) -> float:
+    targets, train = np.eye(int(labels.max()) + 1)[labels], folds(labels, metric.folds, metric.seed)
+    p, q = (ridge_predictions(z, targets, train, metric.penalty) for z in (x, y))
+    return regression_td(p, q, targets, metric.normalize)
+
+
+MEASURES = {
+    "td": lambda x, y, labels, metric: td(x, y, labels, folds(labels, metric.folds, metric.seed), metric.penalty),
+    "td_soft": _soft,
+    "td_regression": _regression,
+}

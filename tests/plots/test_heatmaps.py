@@ -474,16 +474,16 @@ def test_without_equal_names_places_make_the_curve() -> None:
     made = matrix(values=[[0.1, 0.2], [0.4, 0.5]], rows=("p", "q"), cols=("r", "s"))
     axes = curve(made)
     assert points(axes) == [[(0, 0.1), (1, 0.5)]]
-    assert [text.get_text() for _, text in written(axes.xaxis)] == ["p", "q"]
+    assert [text.get_text() for _, text in written(axes.xaxis)] == ["p × r", "q × s"]
 
 
-def test_networks_without_matching_layers_have_no_curve() -> None:
-    text = (
-        "layer_curve: layers must match by name or in number; got first × second. "
-        "Compare networks of one architecture, or extract equally many layers of each."
-    )
-    with pytest.raises(ValueError, match=exactly(text)):
-        curve(matrix(values=[[0.1, 0.2]], rows=("p",), cols=("r", "s")))
+def test_networks_of_unlike_depth_have_a_curve_that_names_both_layers_and_counts_them() -> None:
+    rows, cols = (tuple(f"stage2.{i}" for i in range(k)) for k in (2, 4))
+    axes = curve(matrix(values=[[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]], rows=rows, cols=cols))
+    assert points(axes) == [[(0, 0.1), (1, 0.8)]]
+    labels = [text.get_text() for _, text in written(axes.xaxis)]
+    assert labels == ["stage2.0", "stage2.1 × stage2.3"]
+    assert axes.get_title() == "2 of 2 × 4 matched layers  (n = 1,597)"
 
 
 def test_one_line_per_matrix_with_its_label() -> None:
@@ -505,7 +505,7 @@ def test_axes_of_a_curve_say_what_they_are() -> None:
     axes = curve(matrix(3, 3), matrix(3, 3, n=20))
     assert axes.get_ylabel() == "CKA, debiased"
     assert axes.get_xlabel() == "layer, in order of execution"
-    assert axes.get_title() == "matched layers  (n = 20, 1,597)"
+    assert axes.get_title() == "3 matched layers  (n = 20, 1,597)"
 
 
 def test_the_interval_is_shaded_in_the_lines_colour() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from repsim import ImageSet, load_data, load_model
 from repsim.networks.network import Network
-from repsim.recipes import Recipe, Trained, train
+from repsim.recipes import Recipe, TrainedNetwork, train
 from repsim.recipes.d2r import D2R
 from repsim.recipes.distillation import softened
 from repsim.recipes.standard import Standard
@@ -23,7 +23,7 @@ def images() -> tuple[ImageSet, ImageSet]:
     return load_data("digits", split="train", limit=130), load_data("digits", limit=30)
 
 
-def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], **options: Any) -> Trained:
+def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], **options: Any) -> TrainedNetwork:
     return train(recipe, *images, seed=0, name="net", progress=False, **options)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from repsim import ImageSet, load_data
 from repsim.networks.load import load_model
 from repsim.networks.network import Network
-from repsim.recipes import Recipe, Trained, train
+from repsim.recipes import Recipe, TrainedNetwork, train
 from repsim.recipes import distillation as page
 from repsim.recipes.consistency import Consistency
 from repsim.recipes.distillation import Distillation, softened
@@ -27,11 +27,11 @@ def images() -> tuple[ImageSet, ImageSet]:
     return load_data("digits", split="train", limit=130), load_data("digits", limit=30)
 
 
-def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], **options: Any) -> Trained:
+def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], **options: Any) -> TrainedNetwork:
     return train(recipe, *images, seed=0, name="net", progress=False, **options)
 
 
-def same(a: Trained, b: Trained) -> bool:
+def same(a: TrainedNetwork, b: TrainedNetwork) -> bool:
     other = b.network.state_dict()
     return all(torch.equal(value, other[key]) for key, value in a.network.state_dict().items())
 

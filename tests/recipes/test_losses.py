@@ -17,7 +17,7 @@ from repsim import ImageSet, load_data, load_model
 from repsim.data.image_set import stratified_rows
 from repsim.networks.architectures import find_architecture
 from repsim.networks.network import NORMALIZATIONS, Network
-from repsim.recipes import RECIPES, Recipe, Run, Stage, Trained, train
+from repsim.recipes import RECIPES, Recipe, Run, Stage, TrainedNetwork, train
 from repsim.recipes.cutmix import CutMix
 from repsim.recipes.fast import Fast
 from repsim.recipes.free import Free
@@ -674,11 +674,11 @@ def test_the_checks_of_fast_are_counted_too(images: tuple[ImageSet, ImageSet]) -
 
 
 @pytest.fixture(scope="module")
-def begun(images: tuple[ImageSet, ImageSet]) -> Trained:
+def begun(images: tuple[ImageSet, ImageSet]) -> TrainedNetwork:
     return train(Standard(epochs=1), *images, seed=0, name="first", progress=False)
 
 
-def test_a_training_begins_at_the_network_it_is_given(images: tuple[ImageSet, ImageSet], begun: Trained) -> None:
+def test_a_training_begins_at_the_network_it_is_given(images: tuple[ImageSet, ImageSet], begun: TrainedNetwork) -> None:
     before = {key: value.clone() for key, value in begun.network.state_dict().items()}
     made = train(
         Standard(epochs=1, learning_rate=0.0), *images, seed=7, name="net", start=begun.network, progress=False
@@ -692,7 +692,7 @@ def test_a_training_begins_at_the_network_it_is_given(images: tuple[ImageSet, Im
     assert len(made.record["start"]["weights_sha256"]) == 64
 
 
-def test_a_head_wider_than_the_classes_is_kept(images: tuple[ImageSet, ImageSet], begun: Trained) -> None:
+def test_a_head_wider_than_the_classes_is_kept(images: tuple[ImageSet, ImageSet], begun: TrainedNetwork) -> None:
     rows = (images[0].labels < 5).nonzero().flatten()
     made = train(
         Standard(epochs=1), images[0].take(rows), images[0].take(rows), seed=0, name="net", start=begun.network
@@ -700,7 +700,7 @@ def test_a_head_wider_than_the_classes_is_kept(images: tuple[ImageSet, ImageSet]
     assert made.record["num_classes"] == 10
 
 
-def test_a_start_that_does_not_fit_is_named(images: tuple[ImageSet, ImageSet], begun: Trained) -> None:
+def test_a_start_that_does_not_fit_is_named(images: tuple[ImageSet, ImageSet], begun: TrainedNetwork) -> None:
     advice = "Set the recipe's architecture and normalize to those of the network, or start from another one."
     text = f"train: start must be a resnet20; got 'first', a digits_resnet8. {advice}"
     with pytest.raises(ValueError, match=exactly(text)):

@@ -10,10 +10,11 @@ from scipy.stats import beta, norm
 from torch import nn
 
 from repsim import ImageSet, load_data
-from repsim.recipes import RECIPES, Trained, accuracy, train
+from repsim.recipes import RECIPES, TrainedNetwork, train
 from repsim.recipes.macer import MACER
 from repsim.recipes.noisy_pretraining import NoisyPretraining
 from repsim.recipes.standard import Standard
+from repsim.recipes.training.scores import under_attack
 from repsim.robustness import ThreatModel
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ def digits(split: str = "train") -> ImageSet:
 
 
 @functools.cache
-def trained(recipe: str, seed: int, **settings: Any) -> Trained:
+def trained(recipe: str, seed: int, **settings: Any) -> TrainedNetwork:
     return train(RECIPES[recipe](**settings), digits(), digits("test"), seed=seed, name=recipe, progress=False)
 
 
@@ -64,7 +65,7 @@ def test_adversarial_training_makes_networks_robust(recipe: str) -> None:
 @pytest.mark.parametrize("recipe", ["standard", "pgd", "trades", "fast", "free"])
 def test_no_network_resists_an_attack_that_may_do_anything(recipe: str) -> None:
     # A network that hides its gradient would.
-    found = accuracy(trained(recipe, 0).network, digits("test").take(list(range(200))), ThreatModel("linf", 1.0))
+    found = under_attack(trained(recipe, 0).network, digits("test").take(list(range(200))), ThreatModel("linf", 1.0))
     assert found <= 0.2
 
 
@@ -103,7 +104,7 @@ def test_noisy_pretraining_keeps_certified_radii_through_clean_finetuning_on_oth
     pretrained_on, finetuned_on = classes(5), classes(0)
     few = finetuned_on[1].take(list(range(150)))
 
-    def finetuned(seed: int, **settings: Any) -> Trained:
+    def finetuned(seed: int, **settings: Any) -> TrainedNetwork:
         pretraining = NoisyPretraining.preset("digits", finetune_epochs=0, **settings)
         start = train(pretraining, *pretrained_on, seed=seed, name="pretrained", progress=False).network
         finetuning = Standard(architecture="digits_conv", epochs=60, learning_rate=0.003)

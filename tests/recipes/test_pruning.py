@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from repsim import ImageSet, load_data, load_model
 from repsim.networks.network import Network
-from repsim.recipes import RECIPES, Recipe, Run, Trained, train
+from repsim.recipes import RECIPES, Recipe, Run, TrainedNetwork, train
 from repsim.recipes.pgd import PGD
 from repsim.recipes.pruning import Pruning, first_scores, kept
 from repsim.recipes.trades import TRADES
@@ -24,7 +24,7 @@ def images() -> tuple[ImageSet, ImageSet]:
     return load_data("digits", split="train", limit=130), load_data("digits", limit=30)
 
 
-def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], **options: Any) -> Trained:
+def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], **options: Any) -> TrainedNetwork:
     return train(recipe, *images, seed=0, name="net", progress=False, **options)
 
 

@@ -16,9 +16,11 @@ import repsim.recipes
 from repsim import ImageSet, load_data, load_model
 from repsim._common.files import sha256_of
 from repsim._common.provenance import versions
-from repsim.recipes import RECIPES, Recipe, Trained, accuracy, train
+from repsim.networks.answers import accuracy
+from repsim.recipes import RECIPES, Recipe, TrainedNetwork, train
 from repsim.recipes.pgd import PGD
 from repsim.recipes.standard import Standard
+from repsim.recipes.training.scores import under_attack
 from repsim.robustness import ThreatModel, pgd
 from tests.conftest import exactly
 from tests.support.places import DATA
@@ -33,22 +35,22 @@ def images() -> tuple[ImageSet, ImageSet]:
 
 
 @pytest.fixture(scope="module")
-def small(images: tuple[ImageSet, ImageSet]) -> Trained:
+def small(images: tuple[ImageSet, ImageSet]) -> TrainedNetwork:
     """One epoch of standard training."""
     return trained("standard", images, epochs=1)
 
 
-def trained(recipe: str, images: tuple[ImageSet, ImageSet], *, seed: int = 0, **settings: Any) -> Trained:
+def trained(recipe: str, images: tuple[ImageSet, ImageSet], *, seed: int = 0, **settings: Any) -> TrainedNetwork:
     return train(RECIPES[recipe](**settings), *images, seed=seed, name="net", progress=False)
 
 
-def weights(made: Trained) -> Tensor:
+def weights(made: TrainedNetwork) -> Tensor:
     """Parameters and batch statistics, in one row."""
     state = made.network.state_dict().values()
     return torch.cat([value.flatten() for value in state if value.is_floating_point()])
 
 
-def timeless(made: Trained) -> dict[str, Any]:
+def timeless(made: TrainedNetwork) -> dict[str, Any]:
     """The record without the seconds."""
     return {**made.record, "cost": {**made.record["cost"], "seconds_per_epoch": None}}
 
@@ -87,7 +89,7 @@ def test_a_recipe_without_a_loss_is_none() -> None:
 # --- Training -------------------------------------------------------------------------------------------------
 
 
-def test_a_seed_repeats_a_training_to_the_last_bit(images: tuple[ImageSet, ImageSet], small: Trained) -> None:
+def test_a_seed_repeats_a_training_to_the_last_bit(images: tuple[ImageSet, ImageSet], small: TrainedNetwork) -> None:
     state = torch.get_rng_state()
     again = trained("standard", images, epochs=1)
     assert torch.equal(torch.get_rng_state(), state)
@@ -99,7 +101,7 @@ def test_a_seed_repeats_a_training_to_the_last_bit(images: tuple[ImageSet, Image
     assert timeless(again) == timeless(small)
 
 
-def test_another_seed_is_another_network(images: tuple[ImageSet, ImageSet], small: Trained) -> None:
+def test_another_seed_is_another_network(images: tuple[ImageSet, ImageSet], small: TrainedNetwork) -> None:
     other = trained("standard", images, epochs=1, seed=1)
     assert float((weights(other) - weights(small)).abs().max()) > 0.01
 
@@ -127,7 +129,9 @@ def test_the_seed_decides_the_order_of_images_anew_in_every_epoch(
         assert not any(torch.equal(epochs[k], epochs[m]) for m in range(k))
 
 
-def test_training_learns_and_leaves_the_network_in_eval_mode(images: tuple[ImageSet, ImageSet], small: Trained) -> None:
+def test_training_learns_and_leaves_the_network_in_eval_mode(
+    images: tuple[ImageSet, ImageSet], small: TrainedNetwork
+) -> None:
     longer = trained("standard", images, epochs=6)
     scores = [made.record["scores"]["accuracy"] for made in (small, longer)]
     assert scores[1] > 0.7
@@ -143,7 +147,7 @@ def test_training_takes_sets_smaller_than_a_batch() -> None:
     assert not torch.equal(made.network.net.conv1.weight, untrained.net.conv1.weight)  # type: ignore[arg-type]
 
 
-def test_the_images_decide_and_are_left_as_they_are(images: tuple[ImageSet, ImageSet], small: Trained) -> None:
+def test_the_images_decide_and_are_left_as_they_are(images: tuple[ImageSet, ImageSet], small: TrainedNetwork) -> None:
     before = images[0].images.clone()
     other = trained("standard", (images[0].take(torch.arange(149, -1, -1)), images[1]), epochs=1)
     assert not torch.equal(weights(other), weights(small))
@@ -184,13 +188,13 @@ NOTHING = {
 
 
 @pytest.fixture(scope="module")
-def three_epochs(images: tuple[ImageSet, ImageSet]) -> Trained:
+def three_epochs(images: tuple[ImageSet, ImageSet]) -> TrainedNetwork:
     return trained("standard", images, epochs=3)
 
 
 @pytest.mark.parametrize("case", NOTHING)
 def test_an_attack_that_moves_nothing_is_standard_training(
-    case: str, images: tuple[ImageSet, ImageSet], three_epochs: Trained
+    case: str, images: tuple[ImageSet, ImageSet], three_epochs: TrainedNetwork
 ) -> None:
     recipe, settings = NOTHING[case]
     made = trained(recipe, images, epochs=3, **settings)
@@ -216,7 +220,7 @@ WITHOUT_PARTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - {"standard", "distillation"}))  # which needs a teacher
 def test_a_recipe_with_its_own_settings_is_no_standard_training(
-    name: str, images: tuple[ImageSet, ImageSet], small: Trained
+    name: str, images: tuple[ImageSet, ImageSet], small: TrainedNetwork
 ) -> None:
     extra = WITHOUT_PARTS.get(name, {})
     assert float((weights(trained(name, images, epochs=1, **extra)) - weights(small)).abs().max()) > 1e-3
@@ -272,7 +276,7 @@ def test_adversarial_training_makes_networks_robust_even_when_short() -> None:
 # --- Records and files ----------------------------------------------------------------------------------------
 
 
-def test_the_record_says_how_the_network_was_made(images: tuple[ImageSet, ImageSet], small: Trained) -> None:
+def test_the_record_says_how_the_network_was_made(images: tuple[ImageSet, ImageSet], small: TrainedNetwork) -> None:
     record = small.record
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert (record["architecture"], record["num_classes"], record["normalize"]) == ("digits_resnet8", 10, None)
@@ -295,7 +299,7 @@ def test_the_record_says_how_the_network_was_made(images: tuple[ImageSet, ImageS
     }
     assert record["versions"] == versions()
     assert sorted(record["scores"]) == ["accuracy", PGD_20, "n_test"]
-    assert record["scores"]["accuracy"] == accuracy(small.network, images[1])
+    assert record["scores"]["accuracy"] == accuracy(small.network, images[1], "test")
     assert record["scores"]["n_test"] == 50
     assert small.network.name == "net"
     assert small.network.provenance["record"] == record
@@ -303,7 +307,7 @@ def test_the_record_says_how_the_network_was_made(images: tuple[ImageSet, ImageS
 
 
 def test_a_saved_network_answers_to_the_last_bit_as_before(
-    tmp_path: Path, images: tuple[ImageSet, ImageSet], small: Trained
+    tmp_path: Path, images: tuple[ImageSet, ImageSet], small: TrainedNetwork
 ) -> None:
     path = small.save(tmp_path / "new" / "net.safetensors")
     back = load_model(path)
@@ -326,7 +330,7 @@ def test_the_networks_of_the_repository_answer_as_their_records_say() -> None:
         assert record["recipe"] == name
         assert record["data"]["test_digest"] == data.digest
         assert RECIPES[name](**record["settings"]) == RECIPES[name]()
-        assert accuracy(net, data) == pytest.approx(record["scores"]["accuracy"], abs=2 / 597)
+        assert accuracy(net, data, "test") == pytest.approx(record["scores"]["accuracy"], abs=2 / 597)
 
 
 # --- Scores ---------------------------------------------------------------------------------------------------
@@ -350,16 +354,16 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
     labels[:60], labels[280:] = 7, 4
     data = ImageSet(pixels, labels, tuple(map(str, range(300))), "made up")
     net = Constant().eval()
-    assert accuracy(net, data) == (270 - 60 + 20) / 300
-    assert accuracy(net, data, ThreatModel("linf", 0.0)) == (270 - 60 + 20) / 300
+    assert accuracy(net, data, "test") == (270 - 60 + 20) / 300
+    assert under_attack(net, data, ThreatModel("linf", 0.0)) == (270 - 60 + 20) / 300
     # 0.45 takes the bright ones from 0.9 to 0.45, which is answered 3; the dark ones stay below 0.6.
-    assert accuracy(net, data, ThreatModel("linf", 0.45)) == (270 - 60) / 300
+    assert under_attack(net, data, ThreatModel("linf", 0.45)) == (270 - 60) / 300
 
 
 def test_robust_accuracy_is_at_most_the_clean_one_and_falls_with_eps(
-    images: tuple[ImageSet, ImageSet], small: Trained
+    images: tuple[ImageSet, ImageSet], small: TrainedNetwork
 ) -> None:
-    found = [accuracy(small.network, images[1], ThreatModel("linf", eps)) for eps in (0.0, 0.05, 0.3)]
-    assert found[0] == accuracy(small.network, images[1])
+    found = [under_attack(small.network, images[1], ThreatModel("linf", eps)) for eps in (0.0, 0.05, 0.3)]
+    assert found[0] == accuracy(small.network, images[1], "test")
     assert found[0] > found[1] >= found[2]
     assert np.all(np.array(found) * 50 == np.rint(np.array(found) * 50))

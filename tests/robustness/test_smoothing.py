@@ -352,8 +352,7 @@ def test_a_network_in_training_mode_is_refused() -> None:
     net[1].train()
     for function in (certify, predict):
         text = (
-            f"{function.__name__}: the network must be in eval mode; got training in 1. "
-            "Call net.eval(): what is drawn anew in each pass is not one network."
+            f"{function.__name__}: the network must be in eval mode; got training mode in '1'. Call net.eval() first."
         )
         with pytest.raises(ValueError, match=exactly(text)):
             function(net, pictures(), 0.25)
@@ -433,12 +432,12 @@ def test_answers_that_are_no_logits_are_refused() -> None:
 
     odd: list[tuple[Any, str]] = [
         (lambda x: {"logits": x}, "dict"),
-        (lambda x: x.flatten(1)[:, :1], "shape (5, 1) for 5 images"),
-        (lambda x: x.flatten(1)[:3], "shape (3, 16) for 5 images"),
-        (lambda x: x, "shape (5, 1, 4, 4) for 5 images"),
+        (lambda x: x.flatten(1)[:, :1], "shape (5, 1)"),
+        (lambda x: x.flatten(1)[:3], "shape (3, 16)"),
+        (lambda x: x, "shape (5, 1, 4, 4)"),
     ]
     for answer, got in odd:
-        text = f"certify: the network must give (images, classes) logits; got {got}. Wrap it so that it does."
+        text = f"certify: the network must answer (5, classes); got {got}. Wrap it in a module that returns the logits."
         with pytest.raises(ValueError, match=exactly(text)):
             certify(Odd(answer), pictures(), 0.25, n0=5, n=20)
     text = "certify: logits must be finite; got NaN or infinity for image/0. Look for a diverged network."

@@ -99,6 +99,19 @@ def test_a_layer_agrees_with_itself() -> None:
     assert len(found.to_frame()) == 0
 
 
+def test_the_other_layer_is_the_one_that_corresponds() -> None:
+    y = task(N, 3)
+    short, long = ({f"blocks.{i}": layer(y, 5, i + s, 0.5) for i in range(s)} for s in (2, 4))
+    a, b = Activations.from_arrays(short, labels=y, name="A"), Activations.from_arrays(long, labels=y, name="B")
+    found = disagreements(a, b, "blocks.1")
+    assert (found.layer_a, found.layer_b) == ("blocks.1", "blocks.3")
+    given = disagreements(a, b, "blocks.1", "blocks.3")
+    np.testing.assert_array_equal(found.rows, given.rows)
+    text = "disagreements: layer 'blocks.1' of 'B' must correspond to one of 'A'; got none of 2 layers. Pass layer_b=."
+    with pytest.raises(ValueError, match=exactly(text)):
+        disagreements(b, a, "blocks.1")
+
+
 def test_given_rows_are_fitted_and_the_others_answered() -> None:
     rows = tuple(range(0, N, 2))
     found = find(metric=TD(fit_rows=rows))
@@ -164,8 +177,8 @@ def test_what_is_refused() -> None:
     text = "disagreements: a downstream task is needed; got no labels. Pass task=labels."
     with pytest.raises(ValueError, match=exactly(text)):
         disagreements(*sides(None), "conv")
-    with pytest.raises(KeyError, match="the layer must exist; got 'fc'"):
-        disagreements(a, b, "fc")
+    with pytest.raises(KeyError, match="the layer must exist; got 'none'"):
+        disagreements(a, b, "none")
     with pytest.raises(KeyError, match="the layer must exist; got 'none'"):
         disagreements(a, b, "none", "head")
     short = Activations.from_arrays({"conv": np.ones((5, 2))}, name="C")
@@ -187,7 +200,7 @@ def test_layers_without_heads_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=exactly(text)):
         disagreements(a, flat, "conv")
-    with pytest.raises(ValueError, match="a probe of the row layer did not converge"):
+    with pytest.raises(ValueError, match="the row layer has a probe that did not converge"):
         disagreements(a, a, "conv", metric=TD(max_iter=1))
 
 

@@ -18,8 +18,12 @@ from tests.conftest import exactly
 from tests.metrics.spectral.test_spectral import layers
 from tests.metrics.transferred.test_td import layer, task
 from tests.oracles import spectral
+from tests.support.sides import NAMES
 
-EVERY = pytest.mark.parametrize("name", METRICS)
+#: Persistent homology of every resample takes long.
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param("rtd", marks=[*p.marks, pytest.mark.slow]) if p.values == ("rtd",) else p for p in NAMES]
+)
 SOME = pytest.mark.parametrize("name", ["cka", "td", "td_soft", "td_regression", "procrustes", "rsa"])
 ADDED = {
     "bootstrap": {"ci_low", "ci_high", "standard_error", "bootstrap_bias"},

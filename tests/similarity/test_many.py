@@ -12,7 +12,7 @@ import torch
 
 from repsim import Activations, CautionWarning, SimilarityMatrix, compare
 from repsim.metrics.alignment.cka import CKA
-from repsim.networks.layers import matched_layers
+from repsim.networks.correspondence import matched_layers
 from repsim.similarity.many import compare_many
 from tests.conftest import exactly
 from tests.oracles import cka as oracle
@@ -104,13 +104,13 @@ def test_a_network_equals_itself(metric: str, same: float, rule: str) -> None:
     np.testing.assert_allclose(found.values.diagonal(), same, atol=1e-7)
 
 
-def test_matched_layers_share_names_or_else_places() -> None:
+def test_matched_layers_share_names_or_else_relative_depth() -> None:
     assert matched_layers(["x", "y"], ["y", "z", "x"]) == [(0, 2), (1, 0)]
     assert matched_layers(["x", "y"], ["p", "q"]) == [(0, 0), (1, 1)]
-    assert matched_layers(["x", "y"], ["p"]) == []
+    assert matched_layers(["x", "y"], ["p"]) == [(1, 0)]
     sides = networks(a=["x", "y"], b=["p", "q"], c=["y", "q", "w"])
     found = compare_many(sides, "cka")
-    for (i, j), count in {(0, 1): 2, (0, 2): 1, (1, 2): 1, (2, 2): 3}.items():
+    for (i, j), count in {(0, 1): 2, (0, 2): 2, (1, 2): 2, (2, 2): 3}.items():
         a, b = list(sides.values())[i], list(sides.values())[j]
         assert found.values[i, j] == pytest.approx(cell(compare(a, b, "cka"), "matched"), abs=1e-9)
         assert found.details["layers"][i, j] == found.details["layers"][j, i] == count
@@ -252,14 +252,13 @@ def test_a_constant_layer_leaves_the_cells_of_its_network_without_a_number() -> 
     assert not np.isnan(compare_many(sides, "cka", layers="last").values).any()
 
 
-def test_networks_without_matching_layers_have_no_number() -> None:
-    sides = networks(a=["x", "y"], b=["x", "z"], c=["p"])
-    with pytest.warns(CautionWarning, match="4 of 9 cells are NaN"):
-        found = compare_many(sides, "cka")
-    why = "a × c: none of 2 and 1 layers match by name or in number; take layers='last' or 'best'"
-    assert found.reasons[0, 2] == found.reasons[2, 0] == why
-    assert found.details["layers"][0, 2] == 0
-    assert np.isfinite(compare_many(sides, "cka", layers="last").values).all()
+def test_networks_of_unlike_depth_are_compared_at_the_ends_of_their_stages() -> None:
+    short, long = ([f"stage{s}.{i}" for s in (1, 2) for i in range(k)] for k in (2, 5))
+    sides = networks(a=short, b=long)
+    found = compare_many(sides, "cka")
+    each = [compare(sides["a"], sides["b"], "cka").values[i, j] for i, j in ((0, 0), (1, 4), (2, 5), (3, 9))]
+    assert found.values[0, 1] == pytest.approx(np.mean(each), abs=1e-9)
+    assert found.details["layers"][0, 1] == 4
 
 
 def test_one_caution_speaks_for_all_pairs_that_it_holds_for() -> None:

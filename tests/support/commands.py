@@ -30,7 +30,8 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir())
+        """The files there, but for the list of them."""
+        return sorted(path.name for path in self.folder.iterdir() if path.name != "run.json")
 
 
 def ran(verb: str, folder: Path, *words: Any) -> Run:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from repsim import Activations
-from repsim.studies.common.groups import Grouped
+from repsim.studies.common.groups import GroupFeatures
 
 
 def side(name: str, layers: Mapping[str, np.ndarray], *, seed: int | None = None, **more: Any) -> Activations:
@@ -45,5 +45,5 @@ def group(
     return {key: side(key, network(rng, shifts, n, noise), seed=k, **more) for k, key in enumerate(names)}
 
 
-def grouped(**groups: Mapping[str, Activations]) -> Grouped:
-    return Grouped(groups, "study")
+def grouped(**groups: Mapping[str, Activations]) -> GroupFeatures:
+    return GroupFeatures(groups, "study")

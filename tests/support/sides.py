@@ -1,14 +1,30 @@
 """What tests of measures share: layers that are alike to a degree, and one pair or two sides compared."""
 
+import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 import repsim
 from repsim import Activations, CautionWarning, SimilarityMatrix
-from repsim.metrics import Metric
+from repsim.metrics import METRICS, Metric
+
+#: What a measure needs beside the package's own requirements.
+EXTRAS = {"rtd": "ripser"}
+
+
+def missing(name: str) -> bool:
+    return name in EXTRAS and importlib.util.find_spec(EXTRAS[name]) is None
+
+
+#: Every measure by name, those that cannot run here marked to be skipped.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.skipif(missing(name), reason=f"{name} needs {EXTRAS.get(name)}"))
+    for name in METRICS
+]
 
 
 def layers(seed: int, n: int, widths: Sequence[int]) -> dict[str, np.ndarray]:

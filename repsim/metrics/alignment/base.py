@@ -1,6 +1,5 @@
 """What CKA is for any kernel: the ratio of HSICs, of all pairs of layers and of all resamples of their samples."""
 
-import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim.metrics.base import Invariance, Metric
+from repsim.metrics.alignment.streaming import NO_HSIC
+from repsim.metrics.base import Invariance, Metric, undefined_cells, without_numbers
 from repsim.numerics.hsic import has_hsic, hsic
 from repsim.numerics.kernels import Kernel
 
@@ -60,9 +60,9 @@ class KernelAlignment(Metric):
                 if sound[done]:
                     full = _among(live, len(kernels), p, s.double())
                     found = _Ratio(kernels, r, *full, weights[done], self_pairs=not self.debiased)
-                    if found.coarse:
-                        doubled = _sides([kernel.doubled for kernel in kernels], r)
-                        return KernelAlignment.bootstrapped(self, *doubled, counts)
+                    if found.needs_float64:
+                        finer = _sides([kernel.in_float64 for kernel in kernels], r)
+                        return KernelAlignment.bootstrapped(self, *finer, counts)
                     values[done] = found.values
                 done += 1
         return values
@@ -86,8 +86,8 @@ class KernelAlignment(Metric):
             products, sums = self._sums([kernels[i] for i in live], live_r)
         full = _among(live, len(kernels), products, sums)
         found = _Ratio(kernels, r, *full, ones, self_pairs=not self.debiased)
-        if found.coarse:
-            return self._aligned(*_sides([kernel.doubled for kernel in kernels], r))
+        if found.needs_float64:
+            return self._aligned(*_sides([kernel.in_float64 for kernel in kernels], r))
         return found
 
 
@@ -98,7 +98,9 @@ class _Ratio:
         values: (r, c), NaN where there is no number.
         reasons: Of each NaN.
         norms: (l,) what of each kernel's ‖K‖² is not centred away, and before.
-        coarse: float32 was not enough.
+        own: (l,) each kernel's HSIC with itself, as `hsic`.
+        traces: (l,) of each kernel, centred with its diagonal.
+        needs_float64: float32 was not enough.
     """
 
     def __init__(
@@ -115,29 +117,20 @@ class _Ratio:
         diagonal = torch.stack([kernel.diagonal for kernel in kernels])
         found = hsic(products, sums, diagonal, weights, self_pairs=self_pairs)
         own = found.diagonal()
+        self.own = own
+        self.traces = diagonal.sum(1) - (sums + diagonal).sum(1) / len(weights)
         self.norms = products.diagonal() + own.new_tensor([kernel.background(weights) for kernel in kernels])
-        hollow = (own <= own.new_tensor([kernel.hollow for kernel in kernels]) * self.norms).tolist()
-        void = own.new_tensor([bool(kernel.void) for kernel in kernels]).bool()
+        vanishing = (own <= own.new_tensor([kernel.smallest_hsic for kernel in kernels]) * self.norms).tolist()
+        undefined = own.new_tensor([bool(kernel.undefined) for kernel in kernels]).bool()
         single = kernels[0].layer.mean.dtype != torch.float64
         few = len(weights) < _FEW and not self_pairs
-        left = own < kernels[0].coarse * self.norms
-        self.coarse = single and not bool(void.all()) and (few or bool((left & ~void).any()))
+        left = own < kernels[0].float32_limit * self.norms
+        self.needs_float64 = single and not bool(undefined.all()) and (few or bool((left & ~undefined).any()))
         norm = own.clamp_min(0).sqrt()
         values = found[:r, cols] / torch.outer(norm[:r], norm[cols])
-        self.reasons = {
-            (i, j): reason
-            for (i, a), (j, b) in itertools.product(enumerate(kernels[:r]), enumerate(kernels[cols]))
-            if (reason := _why(a, b, hollow[:r][i] or hollow[cols][j]))
-        }
-        for cell in self.reasons:
-            values[cell] = math.nan
-        self.values = values
-
-
-def _why(row: Kernel, col: Kernel, hollow: bool) -> str:
-    if row.void or col.void:
-        return f"the row layer has {row.void}" if row.void else f"the column layer has {col.void}"
-    return "the unbiased estimate of a layer's own HSIC is not positive" if hollow else ""
+        lacking = [k.undefined or NO_HSIC * low for k, low in zip(kernels, vanishing, strict=True)]
+        self.reasons = undefined_cells(lacking[:r], lacking[cols])
+        self.values = without_numbers(values, self.reasons)
 
 
 def _joined(rows: Sequence[Kernel], cols: Sequence[Kernel]) -> tuple[list[Kernel], int]:
@@ -151,8 +144,8 @@ def _sides(kernels: Sequence[Kernel], r: int) -> tuple[Sequence[Kernel], Sequenc
 
 
 def _live(kernels: Sequence[Kernel], r: int) -> tuple[list[int], int]:
-    """Kernels that are not void, so that those that are change no other's rounding, and how many of them are rows."""
-    live = [i for i, kernel in enumerate(kernels) if not kernel.void]
+    """Kernels that are defined, as others would change their rounding, and how many of them are rows."""
+    live = [i for i, kernel in enumerate(kernels) if not kernel.undefined]
     rows = sum(i < r for i in live)
     return live, rows or len(live)
 
@@ -160,7 +153,7 @@ def _live(kernels: Sequence[Kernel], r: int) -> tuple[list[int], int]:
 def _among(
     live: list[int], count: int, products: Float[Tensor, "k k"], sums: Float[Tensor, "k n"]
 ) -> tuple[Float[Tensor, "l l"], Float[Tensor, "l n"]]:
-    """Products and sums of all kernels, 0 for void ones."""
+    """Products and sums of all kernels, 0 for those that are undefined."""
     if len(live) == count:
         return products, sums
     index = torch.tensor(live, dtype=torch.long, device=products.device)

@@ -13,8 +13,16 @@ from torch import Tensor
 from repsim._common.checks import check_bool
 from repsim._common.messages import message, some
 from repsim.metrics.alignment.base import KernelAlignment
-from repsim.metrics.base import CONSTANT, PairwiseResult, pairs
-from repsim.numerics.centring import Centred, centre, norms_of_rows, to_unit_rows, without_components, working_dtype
+from repsim.metrics.base import PairwiseResult, pairs
+from repsim.metrics.confounder import as_confounder, features_of, partial, without_confounder
+from repsim.numerics.centring import (
+    CentredLayer,
+    centre,
+    norms_of_rows,
+    to_unit_rows,
+    without_components,
+    working_dtype,
+)
 from repsim.numerics.feature_products import feature_products
 from repsim.numerics.kernels import Kernel, pair_products, resampled_products
 
@@ -25,24 +33,26 @@ class LinearKernel(Kernel):
 
     Attributes:
         layer: The centred features.
-        void: Why the layer says nothing; empty where it does.
+        undefined: Why the layer says nothing; empty where it does.
         kept: (n,) which of the samples are left, where some are not.
         samples: How many samples there were.
+        confounder: What is taken off the layer's similarities, where something is.
         source: As in `Kernel`.
     """
 
-    layer: Centred
-    void: str = ""
+    layer: CentredLayer
+    undefined: str = ""
     kept: Int[Tensor, " n"] | None = None
     samples: int = 0
+    confounder: "LinearKernel | None" = None
     source: Kernel | None = None
 
     # Song's correction of ‖K‖² is a difference. Less than a twentieth is left for very wide layers, and for rows
     # that are all equally far apart.
-    coarse: ClassVar = 0.05
+    float32_limit: ClassVar = 0.05
 
     @property
-    def hollow(self) -> float:
+    def smallest_hsic(self) -> float:
         return 1e-10
 
     @property
@@ -81,11 +91,16 @@ class CKA(KernelAlignment):
         without_components: How many leading principal components are removed from each layer.
         without_rows: Share of the samples, in [0, 1), rounded down, left out of the whole comparison: those with the
             largest share of a layer's squared norm, on average over all layers of both sides.
+        deconfounded: Features of the same samples, such as the inputs, or a `Confounder`: the part of both Gram
+            matrices that is proportional to theirs is regressed out first, which leaves the partial correlation
+            (a − b c) / √((1 − b²)(1 − c²)) of the three CKAs. What of them a layer holds in another form stays, and so
+            does the bias of few samples.
 
     Source:
         Kornblith, Norouzi, Lee, Hinton 2019, arXiv 1905.00414; unbiased HSIC: Song, Smola, Gretton, Bedo,
         Borgwardt 2012 (JMLR 13), equation 5. What one component or a few samples do to CKA, and comparing without
         them: Nguyen, Raghu, Kornblith 2022; Davari, Horoi, Natik, Lajoie, Wolf, Belilovsky 2022.
+        Deconfounded: Cui, Kumar, Marttinen, Kaski 2022, arXiv 2202.00095; its step to positive eigenvalues left out.
 
     Cost:
         All pairs of r and c layers: min(n (Σp)(Σq), n² (Σp + Σq) / 2) multiplications; memory beside the
@@ -98,6 +113,7 @@ class CKA(KernelAlignment):
     debiased: bool = True
     without_components: int = 0
     without_rows: float = 0.0
+    deconfounded: Any = None
 
     cost: ClassVar = "one matrix product for all pairs: min(n·Σp·Σq, n²·(Σp+Σq)/2)"
 
@@ -116,13 +132,19 @@ class CKA(KernelAlignment):
         if not 0 <= share < 1:
             advice = "Pass a share of the samples, as in 0.01"
             raise ValueError(message("CKA", "without_rows must be in [0, 1)", repr(share), advice))
+        object.__setattr__(self, "deconfounded", as_confounder("CKA", self.deconfounded))
 
     @property
     def title(self) -> str:
         form = "CKA, debiased" if self.debiased else "CKA, biased"
         count = self.without_components
         removed = f", without {count} component{'s' if count > 1 else ''}" if count else ""
-        return form + removed + (f", without {100 * self.without_rows:g} % of rows" if self.without_rows else "")
+        removed += f", without {100 * self.without_rows:g} % of rows" if self.without_rows else ""
+        return form + removed + (f", less {self.deconfounded}" if self.deconfounded else "")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return (-1.0, 1.0) if self.deconfounded else super().bounds
 
     @property
     def meaning(self) -> str:
@@ -131,6 +153,7 @@ class CKA(KernelAlignment):
     @property
     def source(self) -> str:
         less = "; Nguyen 2022, Davari 2022" if self.without_components or self.without_rows else ""
+        less += "; Cui 2022, arXiv 2202.00095" if self.deconfounded else ""
         return "Kornblith 2019, arXiv 1905.00414" + ("; Song 2012" if self.debiased else "") + less
 
     @property
@@ -145,22 +168,33 @@ class CKA(KernelAlignment):
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[LinearKernel]:
         dtype, n = working_dtype(layers), len(layers[0])
+        other = None
+        if self.deconfounded is not None:
+            # What is left of a layer that is much like the confounder is a small difference.
+            dtype, other = torch.float64, features_of("CKA", self.deconfounded, n, layers[0])
         centred, kept = [centre(x, dtype) for x in layers], None
         if out := self._left_out(n):
             order = norms_of_rows(centred).mean(0).argsort(descending=True, stable=True)
             kept = order[out:].sort().values
             centred = [centre(x[kept], dtype) for x in layers]
+        if other is not None:
+            layer = centre(other if kept is None else other[kept], dtype)
+            other = LinearKernel(layer, layer.undefined, kept, n)
         kernels = []
         for layer in centred:
-            void = CONSTANT if layer.constant else ""
-            if self.without_components and not void:
+            undefined = layer.undefined
+            if self.without_components and not undefined:
                 layer = without_components(layer, self.without_components)
                 if layer.constant:
-                    void = f"a rank of {self.without_components} or less: all of its components are removed"
-            kernels.append(LinearKernel(layer, void, kept, n))
+                    undefined = f"a rank of {self.without_components} or less: all of its components are removed"
+            kernels.append(LinearKernel(layer, undefined, kept, n, other))
         return kernels
 
     def pairwise(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
+        z = rows[0].confounder
+        return self._plain(rows, cols) if z is None else without_confounder(self._plain, rows, cols, z)
+
+    def _plain(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
         n, r = rows[0].layer.n, len(rows)
         found = self._aligned(rows, cols)
         # (Σλ)² / Σλ² of the eigenvalues of XᵀX; kernels are scaled so that Σλ = n.
@@ -187,8 +221,12 @@ class CKA(KernelAlignment):
         self, rows: Sequence[Any], cols: Sequence[Any], counts: Int[Tensor, "b n"]
     ) -> Float[Tensor, "b r c"]:
         """Components and rows stay those of the full sample; rows that are left out are no part of any resample."""
-        kept = rows[0].kept
-        return super().bootstrapped(rows, cols, counts if kept is None else counts[:, kept.to(counts.device)])
+        kept, z = rows[0].kept, rows[0].confounder
+        drawn = counts if kept is None else counts[:, kept.to(counts.device)]
+        found = super().bootstrapped(rows, cols, drawn)
+        if z is None:
+            return found
+        return partial(found, super().bootstrapped(rows, [z], drawn), super().bootstrapped([z], cols, drawn))
 
     def _sums(self, kernels: Sequence[Any], r: int) -> tuple[Tensor, Tensor]:
         features, tiles = _costs(kernels, r, 0)
@@ -213,7 +251,7 @@ def _costs(kernels: Sequence[LinearKernel], r: int, resamples: int) -> tuple[flo
     return n * features * max(1, resamples), n * n * (0.6 * sum(widths) + links * max(1, resamples / 2))
 
 
-def _layers(kernels: Sequence[LinearKernel], r: int) -> tuple[list[Centred], list[Centred], bool]:
+def _layers(kernels: Sequence[LinearKernel], r: int) -> tuple[list[CentredLayer], list[CentredLayer], bool]:
     layers = [kernel.layer for kernel in kernels]
     return (layers, layers, True) if r == len(kernels) else (layers[:r], layers[r:], False)
 
@@ -234,7 +272,7 @@ def _by_features(
         for kernel, x, square in zip(kernels, scaled, squares, strict=True):
             mean = torch.zeros_like(kernel.layer.mean)
             part = x[drawn] * root[:, None].to(x.dtype)
-            weighted.append(Centred(part, mean, 1.0, square[drawn] * w[drawn], bool(kernel.void)))
+            weighted.append(CentredLayer(part, mean, 1.0, square[drawn] * w[drawn], bool(kernel.undefined)))
         products = feature_products(*_layers([LinearKernel(layer) for layer in weighted], r))
         scale = torch.stack([layer.squares.mean() for layer in weighted])
         sums = torch.stack([(x @ (w.to(x.dtype) @ x)).double() for x in scaled]) - w * squares

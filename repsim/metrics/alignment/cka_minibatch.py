@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repsim._common.messages import message
-from repsim.metrics.alignment.streaming import HOLLOW, SHORT, Constancy, Shifted, StreamingMetric, Sums
-from repsim.metrics.base import Invariance, PairwiseResult, constant_reasons
+from repsim.metrics.alignment.streaming import NO_HSIC, SHORT, ShiftedLayer, StreamingMetric, Sums
+from repsim.metrics.base import Invariance, PairwiseResult, undefined_cells
+from repsim.numerics.centring import CONSTANT
 from repsim.numerics.matmul import matmul_nt
 from repsim.numerics.memory import check_room
 
@@ -92,7 +93,7 @@ class MinibatchCKA(StreamingMetric):
         sums |= {f"{side} {name}": (k,) for side, k in (("rows", rows), ("cols", cols)) for name in _PER_LAYER}
         return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in sums.items()}
 
-    def update(self, sums: Sums, rows: Iterable[Shifted], cols: Iterable[Shifted] | None) -> None:
+    def update(self, sums: Sums, rows: Iterable[ShiftedLayer], cols: Iterable[ShiftedLayer] | None) -> None:
         a = _Grams(rows, len(sums["rows own"]))
         b = a if cols is None else _Grams(cols, len(sums["cols own"]))
         # The inner product of U-centred Grams is n (n - 3) HSIC₁, of which a batch of n samples counts n-fold.
@@ -108,14 +109,8 @@ class MinibatchCKA(StreamingMetric):
 
     def finish(self, sums: Sums) -> PairwiseResult:
         rows, cols = ({name: sums[f"{side} {name}"] for name in _PER_LAYER} for side in ("rows", "cols"))
-        reasons = constant_reasons(*(_constant(side, float(sums["samples"])) for side in (rows, cols)))
-        # An estimate that is zero to rounding has no direction.
-        hollow = [side["own"] <= 1e-10 * side["size"] for side in (rows, cols)]
-        for i, j in (hollow[0][:, None] | hollow[1]).nonzero().tolist():
-            reasons.setdefault((i, j), HOLLOW)
+        reasons = undefined_cells(*(_lacking(side, float(sums["samples"])) for side in (rows, cols)))
         values = sums["pairwise"] / torch.outer(rows["own"], cols["own"]).sqrt()
-        for cell in reasons:
-            values[cell] = math.nan
         details = {
             "batch_size": torch.full_like(values, self.batch_size),
             "batches": sums["batches"].expand_as(values).clone(),
@@ -129,11 +124,13 @@ class MinibatchCKA(StreamingMetric):
 _PER_LAYER = ("own", "size", "spread", "rounding", "height", "height²", "drift")
 
 
-def _constant(side: Sums, samples: float) -> list[Constancy]:
-    """Layers whose batches are constant, and all alike."""
+def _lacking(side: Sums, samples: float) -> list[str]:
+    """What each layer has instead of a number: its batches are constant and all alike, or its own term vanishes."""
     drift = side["height²"] - side["height"].square() / max(samples, 1)
-    found = (side["spread"] <= side["rounding"]) & (drift <= side["drift"])
-    return [Constancy(bool(flag)) for flag in found]
+    constant = (side["spread"] <= side["rounding"]) & (drift <= side["drift"])
+    # An estimate that is zero to rounding has no direction.
+    vanishing = side["own"] <= 1e-10 * side["size"]
+    return [CONSTANT if a else NO_HSIC * b for a, b in zip(constant.tolist(), vanishing.tolist(), strict=True)]
 
 
 class _Grams:
@@ -142,7 +139,7 @@ class _Grams:
     Blocks right of the diagonal stand for those below it as well, by a factor √2.
     """
 
-    def __init__(self, layers: Iterable[Shifted], count: int) -> None:
+    def __init__(self, layers: Iterable[ShiftedLayer], count: int) -> None:
         first, *_ = head = list(itertools.islice(layers, 1))
         self.n = n = len(first.rows)
         if n < 4:
@@ -160,8 +157,12 @@ class _Grams:
         units, facts = [], []
         for layer, tile in zip(itertools.chain(head, layers), self._tiles, strict=True):
             units.append(self._fill(layer, tile))
-            mean = layer.origin.double()
-            level, rounding = n * float(mean.square().sum()), max(1e-12, layer.eps / 2)
+            mean, varies = layer.origin.double(), layer.rows.amax(0) > layer.rows.amin(0)
+            # A feature far from zero that is the same everywhere must not hide what the others vary by.
+            level, rounding = (
+                n * float(mean[varies if bool(varies.any()) else slice(None)].square().sum()),
+                max(1e-12, layer.eps / 2),
+            )
             facts.append((level, rounding, float(mean.sum()) / math.sqrt(len(mean)), layer.eps))
         self._units = torch.tensor(units, dtype=torch.float64).square()
         self._facts = torch.tensor(facts, dtype=torch.float64).T
@@ -195,7 +196,7 @@ class _Grams:
         )
         return dict(zip(_PER_LAYER, values, strict=True))
 
-    def _fill(self, layer: Shifted, tile: Tensor) -> float:
+    def _fill(self, layer: ShiftedLayer, tile: Tensor) -> float:
         """Writes the upper blocks of a layer's Gram matrix, and returns the unit of its features."""
         rows, unit = layer.rows, 1.0
         while True:

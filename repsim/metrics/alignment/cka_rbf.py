@@ -12,8 +12,8 @@ from torch import Tensor
 from repsim._common.checks import check_bool
 from repsim._common.messages import message
 from repsim.metrics.alignment.base import KernelAlignment
-from repsim.metrics.base import CONSTANT, PairwiseResult, pairs
-from repsim.numerics.centring import Centred, centre, working_dtype
+from repsim.metrics.base import PairwiseResult, pairs
+from repsim.numerics.centring import CONSTANT, CentredLayer, centre, working_dtype
 from repsim.numerics.kernels import Kernel, pair_products, resampled_products
 from repsim.numerics.matmul import matmul_nt
 
@@ -39,28 +39,28 @@ class RBFKernel(Kernel):
         sigma: σ, in the layer's units.
         wide: The kernel is taken less 1, which keeps what little is left of it under a wide bandwidth.
         level: (n,) a_i, an estimate of sample i's mean, less half of the mean of all; a_i + a_j is taken off.
-        void: Why the layer says nothing; empty where it does.
+        undefined: Why the layer says nothing; empty where it does.
         source: As in `Kernel`.
     """
 
-    layer: Centred
+    layer: CentredLayer
     sigma: float
     wide: bool
     level: Float[Tensor, " n"]
-    void: str = ""
+    undefined: str = ""
     source: Kernel | None = None
 
     # Entries are good to some 1e-7 of the kernel before its level was taken off.
-    coarse: ClassVar = 1e-7
+    float32_limit: ClassVar = 1e-7
 
     @property
-    def hollow(self) -> float:
+    def smallest_hsic(self) -> float:
         return 1e-18 if self.layer.x.dtype == torch.float64 else 1e-12
 
     @property
     def diagonal(self) -> Float[Tensor, " n"]:
         own = float(not self.wide) - 2 * self.level.double()
-        return torch.zeros_like(own) if self.void else own
+        return torch.zeros_like(own) if self.undefined else own
 
     def from_gram(self, tile: Float[Tensor, "h w"], first: slice, second: slice) -> None:
         half = self._half
@@ -176,9 +176,9 @@ def _prepared(x: Float[Tensor, "n p"], dtype: torch.dtype, bandwidth: float) -> 
     far = float(layer.squares.median())
     if dtype == torch.float32 and sigma**2 * _FAR < far:
         double = _prepared(x, torch.float64, bandwidth)
-        return replace(none, void=double.void) if double.void else double
+        return replace(none, undefined=double.undefined) if double.undefined else double
     if (sigma / bandwidth) ** 2 <= _SAME * far:
-        return replace(none, void="a median distance of 0: more than half of all pairs are duplicates")
+        return replace(none, undefined=_why_none(layer))
     level = torch.empty_like(layer.squares)
     at = 0
     for d in groups:
@@ -188,7 +188,15 @@ def _prepared(x: Float[Tensor, "n p"], dtype: torch.dtype, bandwidth: float) -> 
     return RBFKernel(layer, sigma, wide, (level - level.mean() / 2).to(dtype))
 
 
-def _squared_distances(layer: Centred, count: int) -> list[Float[Tensor, "g g"]]:
+def _why_none(layer: CentredLayer) -> str:
+    """Why the median distance is nothing beside the distances of a few samples."""
+    counts = torch.unique(layer.x, dim=0, return_counts=True)[1].double()
+    if float((counts * (counts - 1)).sum()) > 0.5 * layer.n * (layer.n - 1):
+        return "a median distance of 0: more than half of all pairs are duplicates"
+    return "a median distance below rounding: a few samples lie far from all others"
+
+
+def _squared_distances(layer: CentredLayer, count: int) -> list[Float[Tensor, "g g"]]:
     """Float64 squared distances within `count` groups of neighbouring rows."""
     found = []
     for rows in torch.arange(layer.n).tensor_split(count):

@@ -17,15 +17,15 @@ SHORT = 2**14
 #: One of so many rows of a batch goes into the point from which the batch is measured.
 SHARE = 16
 
-#: Why there is no value where a layer's own term is zero to rounding.
-HOLLOW = "the unbiased estimate of a layer's own HSIC is not positive"
+#: What a layer has instead of a number where its own term is zero to rounding.
+NO_HSIC = "an unbiased estimate of its own HSIC that is not positive"
 
 #: Sums over the batches seen so far. Those of two streams, added key by key, are the sums of both.
 Sums = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Shifted:
+class ShiftedLayer:
     """Some rows of a layer, measured from a point among them, so that no product drowns in a large mean.
 
     Attributes:
@@ -55,21 +55,14 @@ def origin_of(x: Float[Tensor, "b p"], rows: int, dtype: torch.dtype) -> Float[T
     return x[: max(1, rows // SHARE)].to(dtype).mean(0)
 
 
-def shifted(x: Float[Tensor, "b p"], out: Float[Tensor, "b p"], name: str = "layer") -> Shifted:
+def shifted(x: Float[Tensor, "b p"], out: Float[Tensor, "b p"], name: str = "layer") -> ShiftedLayer:
     """One batch's rows of a layer, written to `out` in its dtype."""
     origin = origin_of(x, len(x), out.dtype)
-    return Shifted(torch.sub(x, origin, out=out), origin, torch.finfo(x.dtype).eps, name)
-
-
-@dataclass(frozen=True)
-class Constancy:
-    """Whether a layer says nothing: what `constant_reasons` asks of a state."""
-
-    constant: bool
+    return ShiftedLayer(torch.sub(x, origin, out=out), origin, torch.finfo(x.dtype).eps, name)
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class StoredLayer:
     """A layer whose features are at hand, and what to compute in."""
 
     x: Float[Tensor, "n p"]
@@ -94,7 +87,7 @@ class StreamingMetric(Metric):
         """The state before the first batch, for r row layers and c column layers."""
 
     @abstractmethod
-    def update(self, sums: Sums, rows: Iterable[Shifted], cols: Iterable[Shifted] | None) -> None:
+    def update(self, sums: Sums, rows: Iterable[ShiftedLayer], cols: Iterable[ShiftedLayer] | None) -> None:
         """Adds one batch.
 
         Args:
@@ -121,18 +114,20 @@ class StreamingMetric(Metric):
             return torch.float64
         return working_dtype([torch.empty(0, dtype=dtype) for dtype in dtypes])
 
-    def prepare(self, layers: Sequence[Float[Tensor, "n _p"]], labels: Int[Tensor, " n"] | None = None) -> list[Stored]:
+    def prepare(
+        self, layers: Sequence[Float[Tensor, "n _p"]], labels: Int[Tensor, " n"] | None = None
+    ) -> list[StoredLayer]:
         dtype = self.batch_dtype([x.dtype for x in layers], len(layers[0]))
-        return [Stored(x, dtype) for x in layers]
+        return [StoredLayer(x, dtype) for x in layers]
 
-    def pairwise(self, rows: Sequence[Stored], cols: Sequence[Stored]) -> PairwiseResult:
+    def pairwise(self, rows: Sequence[StoredLayer], cols: Sequence[StoredLayer]) -> PairwiseResult:
         same = len(rows) == len(cols) and all(a is b for a, b in zip(rows, cols, strict=True))
         first, widest = rows[0], max(s.x.shape[1] for s in [*rows, *cols])
         batches = self.batches(len(first.x))
         longest = max(stop - start for start, stop in batches)
         room = torch.empty(longest * widest, dtype=first.dtype, device=first.x.device)
 
-        def part(side: Sequence[Stored], start: int, stop: int) -> Iterator[Shifted]:
+        def part(side: Sequence[StoredLayer], start: int, stop: int) -> Iterator[ShiftedLayer]:
             for state in side:
                 width = state.x.shape[1]
                 yield shifted(state.x[start:stop], room[: (stop - start) * width].view(stop - start, width))

@@ -20,8 +20,7 @@ class Neighbours:
         n: Samples.
         index: (n, k) sample numbers, ascending in each row; (0, k) where there is no number.
         tied: Share of the samples whose k-th and (k + 1)-th neighbour are equally near.
-        constant: The layer has no spread.
-        flaw: Why there is no number otherwise.
+        undefined: What the layer has instead of a number; empty where it has one.
         values: (n, k) kernel values at the neighbours, and
         returned: (n, k) whether the neighbour has the sample as its own neighbour: both for CKNNA alone.
     """
@@ -29,14 +28,9 @@ class Neighbours:
     n: int
     index: Int[Tensor, "n k"]
     tied: float
-    constant: bool
-    flaw: str
+    undefined: str
     values: Float[Tensor, "n k"]
     returned: Bool[Tensor, "n k"]
-
-    @property
-    def usable(self) -> bool:
-        return not (self.constant or self.flaw)
 
 
 def returned(index: Int[Tensor, "n k"]) -> Bool[Tensor, "n k"]:
@@ -55,7 +49,7 @@ def overlap(
     device = rows[0].index.device
     weight = weight.to(device)
     total = weight.new_zeros(len(weight), len(rows), len(cols))
-    live = [i for i, s in enumerate(rows) if s.usable]
+    live = [i for i, s in enumerate(rows) if not s.undefined]
     if not live:
         return total
     n, k = rows[live[0]].index.shape
@@ -65,7 +59,7 @@ def overlap(
         span = slice(start, min(start + step, n))
         table = torch.zeros(span.stop - start, n, dtype=torch.bool, device=device)
         for j, col in enumerate(cols):
-            if col.usable:
+            if not col.undefined:
                 table.scatter_(1, col.index[span], True)
                 found = table.gather(1, near[span]).view(len(table), len(live), k).sum(2)
                 total[:, live, j] += weight[:, span] @ found.double()

@@ -1,15 +1,14 @@
 """Rows as points: what rank correlation of distances and nearest neighbours have in common."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim.metrics.base import constant_reasons
 from repsim.numerics.centring import centre, working_dtype
 
 Direction = Literal["cosine", "correlation"]
@@ -21,7 +20,7 @@ _EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class Rows:
     """A layer's rows in float64, moved to the middle of all rows, made block by block where they are used.
 
     With a `direction` rows have length 1, those of "correlation" after their own mean over the features is taken away:
@@ -33,16 +32,14 @@ class Points:
         direction: What of a row is kept; None keeps it all.
         scale: A power of two near the largest feature. Rows are divided by it.
         mean: (p,) float64, the mean of the rows before they are moved.
-        constant: Whether nothing but rounding is left of the features after centring.
-        flaw: Why there are no distances; empty where there are.
+        undefined: What the layer has instead of distances; empty where it has them.
     """
 
     x: Float[Tensor, "n p"]
     direction: Direction | None
     scale: float
     mean: Float[Tensor, " p"]
-    constant: bool
-    flaw: str
+    undefined: str
 
     @property
     def n(self) -> int:
@@ -51,10 +48,6 @@ class Points:
     @property
     def width(self) -> int:
         return self.x.shape[1]
-
-    @property
-    def usable(self) -> bool:
-        return not (self.constant or self.flaw)
 
     def rows(self, index: slice | Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
         """Rows in float64, from the middle of all rows."""
@@ -77,7 +70,7 @@ class Points:
         return _blocks(self.n, self.width, limit)
 
 
-def points(x: Float[Tensor, "n p"], direction: Direction | None) -> Points:
+def points(x: Float[Tensor, "n p"], direction: Direction | None) -> Rows:
     """A layer's rows as points. Cost: five passes over it; memory: 64 MB.
 
     Args:
@@ -85,7 +78,7 @@ def points(x: Float[Tensor, "n p"], direction: Direction | None) -> Points:
         direction: "cosine" or "correlation" for rows of length 1.
     """
     n, width = x.shape
-    constant = centre(x, working_dtype([x])).constant
+    undefined = centre(x, working_dtype([x])).undefined
     low, high = (abs(float(end)) for end in torch.aminmax(x))
     scale = 2.0 ** math.floor(math.log2(max(low, high))) if max(low, high) > 0 else 1.0
     first = _placed(x[:1], direction, scale)[0][0]
@@ -95,14 +88,13 @@ def points(x: Float[Tensor, "n p"], direction: Direction | None) -> Points:
         total += (rows - first).sum(0)
         blank.append(empty)
     without = torch.cat(blank).nonzero()[:, 0].tolist() if direction else []
-    flaw = ""
-    if without:
+    if without and not undefined:
         kind = "all zero" if direction == "cosine" else "the same feature throughout"
-        flaw = (
+        undefined = (
             f"{len(without)} of {n} samples without a direction ({kind}), first sample {without[0]}, so no {direction} "
             "distance; use distance='euclidean'"
         )
-    return Points(x, direction, scale, first + total / n, constant, flaw)
+    return Rows(x, direction, scale, first + total / n, undefined)
 
 
 def _blocks(n: int, width: int, limit: int) -> Iterator[slice]:
@@ -125,14 +117,3 @@ def _placed(x: Tensor, direction: Direction | None, scale: float) -> tuple[Tenso
     # As for a constant layer: rounding of a constant is not a spread.
     empty = norm <= max(1e-12, torch.finfo(x.dtype).eps / 2) * level
     return rows / torch.where(empty, 1, norm), empty[:, 0]
-
-
-def missing_reasons(rows: Sequence[Any], cols: Sequence[Any]) -> dict[tuple[int, int], str]:
-    """The cells that have no number, by layer; states carry `constant: bool` and `flaw: str`."""
-    reasons = constant_reasons(rows, cols)
-    for i, a in enumerate(rows):
-        for j, b in enumerate(cols):
-            flaw = f"the row layer has {a.flaw}" if a.flaw else f"the column layer has {b.flaw}" if b.flaw else ""
-            if flaw:
-                reasons.setdefault((i, j), flaw)
-    return reasons

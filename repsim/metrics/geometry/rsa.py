@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs
-from repsim.metrics.geometry.rows import Points, missing_reasons, points
+from repsim.metrics.base import Invariance, Metric, PairwiseResult, pairs, undefined_cells
+from repsim.metrics.confounder import as_confounder, features_of, partial, without_confounder
+from repsim.metrics.geometry.rows import Rows, points
 from repsim.numerics.memory import available_memory
 
 _DISTANCES = ("euclidean", "sqeuclidean", "correlation", "cosine")
@@ -42,16 +43,16 @@ class Distances:
         n: Samples.
         mean: The vector's mean: 0 but for the cosine.
         tied: Share of the distances that equal another one, where they are ranked.
-        constant: The layer has no spread.
-        flaw: Why there is no number otherwise.
+        undefined: What the layer has instead of a number; empty where it has one.
+        confounder: What is taken off the layer's distances, where something is.
     """
 
     vector: Float[Tensor, " m"]
     n: int
     mean: float
     tied: float
-    constant: bool
-    flaw: str
+    undefined: str
+    confounder: "Distances | None" = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,13 @@ class RSA(Metric):
         distance: "euclidean" ‖x - x'‖, "sqeuclidean" its square, "correlation" 1 - r of the two rows over the features,
             "cosine" 1 - cos of the two rows as they are, not centred.
         comparison: "spearman", "pearson" or "cosine".
+        deconfounded: Features of the same samples, such as the inputs, or a `Confounder`: what is linear in their
+            distances is regressed out of both lists first, which leaves a partial correlation; for "spearman" all three
+            lists are ranked before. Not for "cosine".
 
     Source:
         Kriegeskorte, Mur, Bandettini 2008, Frontiers in Systems Neuroscience 2:4, doi 10.3389/neuro.06.004.2008.
+        Deconfounded: Cui, Kumar, Marttinen, Kaski 2022, arXiv 2202.00095.
 
     Cost:
         Per layer n² p / 2 float64 multiplications and, for Spearman, a sort of n²/2 numbers; all pairs of r and c
@@ -78,6 +83,7 @@ class RSA(Metric):
 
     distance: Literal["euclidean", "sqeuclidean", "correlation", "cosine"] = "euclidean"
     comparison: Literal["spearman", "pearson", "cosine"] = "spearman"
+    deconfounded: Any = None
 
     kind: ClassVar = "similarity"
     self_value: ClassVar = 1.0
@@ -91,11 +97,16 @@ class RSA(Metric):
             if value not in known:
                 must = f"{name} must be one of {', '.join(map(repr, known))}"
                 raise ValueError(message("RSA", must, repr(value), "Choose one of these"))
+        object.__setattr__(self, "deconfounded", as_confounder("RSA", self.deconfounded))
+        if self.deconfounded is not None and self.comparison == "cosine":
+            must = "deconfounded needs comparison 'spearman' or 'pearson'"
+            raise ValueError(message("RSA", must, "'cosine'", "Choose one of these"))
 
     @property
     def title(self) -> str:
         comparison = {"spearman": "Spearman", "pearson": "Pearson", "cosine": "cosine"}[self.comparison]
-        return f"RSA, {comparison} of {self.distance} distances"
+        less = f", less {self.deconfounded}" if self.deconfounded else ""
+        return f"RSA, {comparison} of {self.distance} distances{less}"
 
     @property
     def meaning(self) -> str:
@@ -104,7 +115,8 @@ class RSA(Metric):
 
     @property
     def source(self) -> str:
-        return "Kriegeskorte 2008, doi 10.3389/neuro.06.004.2008"
+        less = "; Cui 2022, arXiv 2202.00095" if self.deconfounded else ""
+        return "Kriegeskorte 2008, doi 10.3389/neuro.06.004.2008" + less
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -117,29 +129,34 @@ class RSA(Metric):
     @property
     def invariances(self) -> frozenset[Invariance]:
         if self.distance == "correlation":  # a rotation of the features changes their mean within a row
-            return frozenset({"scale"})
+            return frozenset({"permutation", "scale"})
         if self.distance == "cosine":
             return frozenset({"orthogonal", "scale"})
         return frozenset({"orthogonal", "scale", "shift"})
 
     def prepare(self, layers: Sequence[Tensor], labels: Tensor | None = None) -> list[Distances]:
-        self._check_memory(layers)
-        states = []
+        check_memory("RSA", layers, _RANKING)
+        states, z = [], None
+        if self.deconfounded is not None:
+            z = self._prepared(features_of("RSA", self.deconfounded, len(layers[0]), layers[0]), exact=True)
         with progress_bar(len(layers), "distances", "layer") as bar:
             for x in layers:
-                states.append(self._prepared(x))
+                # What is left of a layer that is much like the confounder is a small difference.
+                states.append(replace(self._prepared(x, exact=z is not None), confounder=z))
                 bar.update()
         return states
 
     def pairwise(self, rows: Sequence[Distances], cols: Sequence[Distances]) -> PairwiseResult:
+        z = rows[0].confounder
+        return self._plain(rows, cols) if z is None else without_confounder(self._plain, rows, cols, z)
+
+    def _plain(self, rows: Sequence[Distances], cols: Sequence[Distances]) -> PairwiseResult:
         m = rows[0].n * (rows[0].n - 1) // 2
         total = torch.zeros(len(rows), len(cols), dtype=torch.float64, device=rows[0].vector.device)
         for _, left, right in _chunks(rows, cols):
             total += left @ right.T
         values = total / m
-        reasons = missing_reasons(rows, cols)
-        for cell in reasons:
-            values[cell] = math.nan
+        reasons = undefined_cells([a.undefined for a in rows], [b.undefined for b in cols])
         chance = pairs(rows, cols, lambda a, b: a.mean * b.mean)
         details = {"chance": chance}
         if self.comparison == "spearman":
@@ -154,17 +171,8 @@ class RSA(Metric):
         return PairwiseResult(values, details, reasons, tuple(cautions))
 
     def permuted(self, states: Sequence[Distances], order: Int[Tensor, " n"]) -> list[Distances]:
-        n, order = len(order), order.to(states[0].vector.device)
-        starts = _starts(n, order.device)
-        source = torch.empty(n * (n - 1) // 2, dtype=torch.int64, device=order.device)
-        for span in _spans(len(source)):
-            i, j = (order[place] for place in _samples(span, starts))
-            low, high = torch.minimum(i, j), torch.maximum(i, j)
-            source[span] = starts[low] + high - low - 1
-        return [
-            Distances(s.vector[source] if len(s.vector) else s.vector, s.n, s.mean, s.tied, s.constant, s.flaw)
-            for s in states
-        ]
+        source = permuted_pairs(order.to(states[0].vector.device))
+        return [replace(s, vector=s.vector[source]) if len(s.vector) else s for s in states]
 
     def bootstrapped(
         self, rows: Sequence[Distances], cols: Sequence[Distances], counts: Int[Tensor, "b n"]
@@ -174,15 +182,24 @@ class RSA(Metric):
         Spearman's ranks stay those of the full sample: the weighted correlation of those ranks.
         Cost: b r c n²/2 multiplications.
         """
+        z = rows[0].confounder
+        found = self._weighted(rows, cols, counts)
+        if z is None:
+            return found
+        return partial(found, self._weighted(rows, [z], counts), self._weighted([z], cols, counts))
+
+    def _weighted(
+        self, rows: Sequence[Distances], cols: Sequence[Distances], counts: Int[Tensor, "b n"]
+    ) -> Float[Tensor, "b r c"]:
         weight = counts.to(rows[0].vector.device).double()
-        starts = _starts(counts.shape[1], weight.device)
+        starts = triangle_starts(counts.shape[1], weight.device)
         shape = (len(counts), len(rows), len(cols))
         # Σw, Σwu, Σwv, Σwu², Σwv², Σwuv over the pairs of samples
         mass = weight.new_zeros(shape[0], 1, 1)
         sums = [weight.new_zeros(shape[0], size) for size in (shape[1], shape[2], shape[1], shape[2])]
         products = weight.new_zeros(shape)
         for span, left, right in _chunks(rows, cols):
-            i, j = _samples(span, starts)
+            i, j = samples_of(span, starts)
             for b, drawn in enumerate(weight):
                 pair = drawn[i] * drawn[j]
                 mass[b] += pair.sum()
@@ -201,12 +218,12 @@ class RSA(Metric):
         low, high = self.bounds
         return (products / (own[0][:, :, None] * own[1][:, None, :]).sqrt()).clamp(low, high)  # only rounding is beyond
 
-    def _prepared(self, x: Float[Tensor, "n p"]) -> Distances:
+    def _prepared(self, x: Float[Tensor, "n p"], *, exact: bool) -> Distances:
         n, none = len(x), x.new_zeros(0, dtype=torch.float64)
-        cloud = points(x, self.distance if self.distance in ("correlation", "cosine") else None)
-        if not cloud.usable:
-            return Distances(none, n, 0.0, 0.0, cloud.constant, cloud.flaw)
-        distances = _upper_triangle(cloud)
+        placed = points(x, self.distance if self.distance in ("correlation", "cosine") else None)
+        if placed.undefined:
+            return Distances(none, n, 0.0, 0.0, placed.undefined)
+        distances = upper_triangle(placed)
         if self.distance == "euclidean":
             distances.sqrt_()
         vector, tied = _mean_ranks(distances) if self.comparison == "spearman" else (distances, 0.0)
@@ -215,44 +232,57 @@ class RSA(Metric):
             vector = vector - vector.mean()
         norm = torch.linalg.vector_norm(vector)
         if norm <= 1e-12 * level:
-            return Distances(none, n, 0.0, tied, False, "distances that are all equal, which nothing correlates with")
+            return Distances(none, n, 0.0, tied, "distances that are all equal, which nothing correlates with")
         vector = vector * (math.sqrt(len(vector)) / norm)
         mean = float(vector.mean()) if self.comparison == "cosine" else 0.0
-        return Distances(vector if x.dtype == torch.float64 else vector.float(), n, mean, tied, False, "")
-
-    def _check_memory(self, layers: Sequence[Tensor]) -> None:
-        free = available_memory() if layers[0].device.type == "cpu" else None
-        m = len(layers[0]) * (len(layers[0]) - 1) // 2
-        held = sum(8 if x.dtype == torch.float64 else 4 for x in layers)
-        need = m * (held + 8 * _RANKING)
-        if free is not None and need > free:
-            got = f"{need / 2**30:.1f} GB for {len(layers)} layers of {m:,} distances, with {free / 2**30:.1f} GB free"
-            raise MemoryError(
-                message("RSA", "the distances of all layers must fit in memory", got, "Use fewer samples")
-            )
+        kept = vector if exact or x.dtype == torch.float64 else vector.float()
+        return Distances(kept, n, mean, tied, "")
 
 
-def _upper_triangle(cloud: Points) -> Float[Tensor, " m"]:
+def upper_triangle(placed: Rows) -> Float[Tensor, " m"]:
     """Squared distances of all pairs i < j, row by row, in float64."""
     found = []
-    limit = min(_BLOCK, _BLOCK * cloud.width // cloud.n)
-    for span in cloud.blocks(limit):
-        left = cloud.rows(span)
+    limit = min(_BLOCK, _BLOCK * placed.width // placed.n)
+    for span in placed.blocks(limit):
+        left = placed.rows(span)
         squares = left.square().sum(1)
-        block = left.new_empty(len(left), cloud.n - span.start)
-        for other in cloud.blocks(limit):
+        block = left.new_empty(len(left), placed.n - span.start)
+        for other in placed.blocks(limit):
             if other.start >= span.start:
-                right = left if other == span else cloud.rows(other)
+                right = left if other == span else placed.rows(other)
                 sums = squares[:, None] + right.square().sum(1)
                 squared = torch.addmm(sums, left, right.T, alpha=-2)
                 # Rows much nearer to each other than to the middle have lost digits in that difference.
                 i, j = (squared < _NEAR * sums).nonzero().unbind(1)
                 upper = i + span.start < j + other.start
                 i, j = i[upper], j[upper]
-                squared[i, j] = cloud.squared(i + span.start, j + other.start)
+                squared[i, j] = placed.squared(i + span.start, j + other.start)
                 block[:, other.start - span.start : other.stop - span.start] = squared
         found.append(torch.cat([row[i + 1 :] for i, row in enumerate(block)]))
     return torch.cat(found)
+
+
+def permuted_pairs(order: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+    """Where each pair of the strict upper triangle stood before the samples were reordered."""
+    n = len(order)
+    starts = triangle_starts(n, order.device)
+    source = torch.empty(n * (n - 1) // 2, dtype=torch.int64, device=order.device)
+    for span in spans(n):
+        i, j = (order[place] for place in samples_of(span, starts))
+        low, high = torch.minimum(i, j), torch.maximum(i, j)
+        source[span] = starts[low] + high - low - 1
+    return source
+
+
+def check_memory(function: str, layers: Sequence[Float[Tensor, "n _p"]], work: int) -> None:
+    """The distances of all layers must fit into memory, and beside them `work` float64 vectors for one layer."""
+    free = available_memory() if layers[0].device.type == "cpu" else None
+    m = len(layers[0]) * (len(layers[0]) - 1) // 2
+    held = sum(8 if x.dtype == torch.float64 else 4 for x in layers)
+    need = m * (held + 8 * work)
+    if free is not None and need > free:
+        got = f"{need / 2**30:.1f} GB for {len(layers)} layers of {m:,} distances, with {free / 2**30:.1f} GB free"
+        raise MemoryError(message(function, "the distances of all layers must fit in memory", got, "Use fewer samples"))
 
 
 def _mean_ranks(distances: Float[Tensor, " m"]) -> tuple[Float[Tensor, " m"], float]:
@@ -266,13 +296,15 @@ def _mean_ranks(distances: Float[Tensor, " m"]) -> tuple[Float[Tensor, " m"], fl
     return mean[group], float(counts[counts > 1].sum()) / len(distances)
 
 
-def _spans(m: int) -> Iterator[slice]:
+def spans(n: int) -> Iterator[slice]:
+    """The pairs of n samples, a span of them at a time."""
+    m = n * (n - 1) // 2
     return (slice(start, min(start + _CHUNK, m)) for start in range(0, m, _CHUNK))
 
 
 def _chunks(rows: Sequence[Distances], cols: Sequence[Distances]) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """A span of pairs of samples and the layers' float64 vectors over it; 0 for a layer that has none."""
-    for span in _spans(rows[0].n * (rows[0].n - 1) // 2):
+    for span in spans(rows[0].n):
 
         def part(side: Sequence[Distances], span: slice = span) -> Tensor:
             zero = side[0].vector.new_zeros(span.stop - span.start, dtype=torch.float64)
@@ -282,13 +314,13 @@ def _chunks(rows: Sequence[Distances], cols: Sequence[Distances]) -> Iterator[tu
         yield span, left, left if rows is cols else part(cols)
 
 
-def _starts(n: int, device: torch.device) -> Int[Tensor, " n"]:
+def triangle_starts(n: int, device: torch.device) -> Int[Tensor, " n"]:
     """Where the pairs (i, i + 1), (i, i + 2), … of each i begin in the strict upper triangle."""
     i = torch.arange(n, device=device)
     return i * (2 * n - i - 1) // 2
 
 
-def _samples(span: slice, starts: Int[Tensor, " n"]) -> tuple[Int[Tensor, " s"], Int[Tensor, " s"]]:
+def samples_of(span: slice, starts: Int[Tensor, " n"]) -> tuple[Int[Tensor, " s"], Int[Tensor, " s"]]:
     """The two samples of each pair in a span of the strict upper triangle."""
     place = torch.arange(span.start, span.stop, device=starts.device)
     i = torch.searchsorted(starts, place, right=True) - 1

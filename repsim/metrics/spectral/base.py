@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repsim.metrics.base import Metric, PairwiseResult, constant_reasons, pairs
+from repsim.metrics.base import Metric, PairwiseResult, pairs, undefined_cells
 from repsim.numerics.spectrum import Spectrum, direction_products, spectra
 
 #: Share of its largest value below which a squared distance has lost its digits to cancellation and is computed
@@ -35,7 +35,12 @@ class SpectralMetric(Metric):
             "rank_row": pairs(rows, cols, lambda a, b: a.rank),
             "rank_col": pairs(rows, cols, lambda a, b: b.rank),
         }
-        return PairwiseResult(values, {**shared, **details}, constant_reasons(rows, cols), tuple(cautions))
+        return PairwiseResult(
+            values,
+            {**shared, **details},
+            undefined_cells([a.undefined for a in rows], [b.undefined for b in cols]),
+            tuple(cautions),
+        )
 
     @abstractmethod
     def pair(self, products: Float[Tensor, "r q"], row: Spectrum, col: Spectrum) -> Tensor:

@@ -84,7 +84,7 @@ class CCA(SpectralMetric):
     @property
     def invariances(self) -> frozenset[Invariance]:
         if self.summary == "pwcca":  # its weights sum |⟨h, x⟩| over features, which a rotation of them changes
-            return frozenset({"scale", "shift"})
+            return frozenset({"permutation", "scale", "shift"})
         always: frozenset[Invariance] = frozenset({"orthogonal", "scale", "shift"})
         return frozenset({*always, "invertible"}) if self.variance == 1 else always
 

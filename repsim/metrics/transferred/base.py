@@ -1,7 +1,6 @@
 """What the forms of TD share: which rows the heads are fitted on, the heads themselves, and what is known of them."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, SupportsIndex
 
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from repsim._common.checks import ABSENT, check_labels
 from repsim._common.messages import message
-from repsim.metrics.base import CONSTANT, Invariance, TaskMetric, pairs
-from repsim.probes.fit import DEFAULT_PENALTY, DEFAULT_TOL, fit_probes
+from repsim.metrics.base import Invariance, TaskMetric, pairs, without_numbers
+from repsim.numerics.centring import CONSTANT
+from repsim.probes.fit import DEFAULT_PENALTY, DEFAULT_TOL, LayerProbes, fit_probes
 from repsim.probes.folds import bootstrap_folds, strata, stratified_folds
 
 
@@ -25,18 +25,34 @@ class Fit:
         gap: Bound on loss minus optimum.
         iterations: Steps.
         converged: All heads reached the tolerance.
-        constant: The layer had the same row for every sample.
+        undefined: What the layer has instead of heads that can be trusted; empty where they can.
     """
 
     gradient_norm: float
     gap: float
     iterations: int
     converged: bool
-    constant: bool
+    undefined: str
+
+    @classmethod
+    def of(cls, probes: LayerProbes, task: str, tol: float) -> "Fit":
+        """The worst of a layer's heads for a task."""
+        found = probes.certificates[task]
+        norm, gap, steps = float(found.gradient_norm.max()), float(found.gap.max()), int(found.iterations.max())
+        converged = bool(found.converged.all())
+        undefined = ""
+        if probes.constant:
+            undefined = CONSTANT
+        elif not converged:
+            undefined = (
+                f"a probe that did not converge: gradient norm {norm:.1e} after {steps} steps, {tol:.0e} needed; raise "
+                "max_iter or tol"
+            )
+        return cls(norm, gap, steps, converged, undefined)
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOutLogits:
     """One layer's heads on the rows that they did not see.
 
     Attributes:
@@ -118,12 +134,13 @@ class SoftmaxHeads(HeadMetric):
 
     def held_out(
         self, layers: Sequence[Tensor], tasks: Mapping[str, Int[Tensor, " n"]], resamples: int = 0
-    ) -> dict[str, list[HeldOut]]:
-        """Fits all heads of all layers and tasks in one call; task -> one `HeldOut` per layer."""
+    ) -> dict[str, list[HeldOutLogits]]:
+        """Fits all heads of all layers and tasks in one call; task -> one `HeldOutLogits` per layer."""
         known, numbered, named = {}, {}, {}
         for name, labels in tasks.items():
             check_labels(type(self).__name__, labels, len(layers[0]))
-            y = named[name] = labels.cpu().long()
+            y = labels.cpu().long()
+            y = named[name] = y.where(y != -1, ABSENT)
             here = y != ABSENT
             # Class names are arbitrary numbers; heads are counted 0..k-1.
             known[name], index = y[here].unique(return_inverse=True)
@@ -133,16 +150,14 @@ class SoftmaxHeads(HeadMetric):
         counts = bootstrap_folds(train, strata(named), resamples, self.seed) if resamples else None
         options = {"penalties": (self.penalty,), "tol": self.tol, "max_iter": self.max_iter}
         fitted = fit_probes(layers, numbered, train, resamples=counts, **options)
-        found: dict[str, list[HeldOut]] = {}
+        found: dict[str, list[HeldOutLogits]] = {}
         for name, y in numbered.items():
             rows = ((~train).any(0) & (y != ABSENT)).nonzero()[:, 0]
             found[name] = []
             for probes in fitted:
-                c = probes.certificates[name]
-                worst = float(c.gradient_norm.max()), float(c.gap.max()), int(c.iterations.max())
-                fit = Fit(*worst, bool(c.converged.all()), probes.constant)
+                fit = Fit.of(probes, name, self.tol)
                 logits, others = probes.heldout[name][0].cpu()[rows], probes.resampled[name][:, 0].cpu()[:, rows]
-                found[name].append(HeldOut(rows, y[rows], known[name], logits, others, fit))
+                found[name].append(HeldOutLogits(rows, y[rows], known[name], logits, others, fit))
         return found
 
 
@@ -156,31 +171,9 @@ def certificates(rows: Sequence[Fit], cols: Sequence[Fit]) -> dict[str, Tensor]:
     }
 
 
-def no_number(rows: Sequence[Fit], cols: Sequence[Fit], tol: float) -> dict[tuple[int, int], str]:
-    """The cells whose heads cannot be trusted, and why."""
-    reasons = {}
-    for i, a in enumerate(rows):
-        for j, b in enumerate(cols):
-            for side, fit in (("column", b), ("row", a)):
-                if fit.constant:
-                    reasons[i, j] = f"the {side} layer has {CONSTANT}"
-                elif not fit.converged:
-                    reasons[i, j] = (
-                        f"a probe of the {side} layer did not converge: gradient norm {fit.gradient_norm:.1e} after "
-                        f"{fit.iterations} steps, {tol:.0e} needed; raise max_iter or tol"
-                    )
-    return reasons
-
-
-def without_numbers(
-    values: Tensor, details: Mapping[str, Tensor], reasons: Mapping[tuple[int, int], str], keep: Sequence[str]
-) -> None:
-    """Turns cells that have a reason into NaN, and their details but those to `keep`."""
-    for cell in reasons:
-        values[cell] = math.nan
-        for name, detail in details.items():
-            if name not in keep:
-                detail[cell] = math.nan
+def blank(details: Mapping[str, Tensor], cells: Collection[tuple[int, int]], keep: Sequence[str]) -> dict[str, Tensor]:
+    """Details with NaN in some cells, but for those to `keep`."""
+    return {name: table if name in keep else without_numbers(table, cells) for name, table in details.items()}
 
 
 def within_classes(labels: Int[Tensor, " m"], keys: Int[Tensor, " m"]) -> Int[Tensor, " m"]:

@@ -11,22 +11,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repsim._common.messages import InternalError, message
-from repsim.metrics.base import PairwiseResult, pairs
+from repsim.metrics.base import PairwiseResult, pairs, undefined_cells, without_numbers
 from repsim.metrics.transferred.base import (
     Fit,
-    HeldOut,
+    HeldOutLogits,
     SoftmaxHeads,
+    blank,
     certificates,
-    no_number,
     weighted_means,
     within_classes,
-    without_numbers,
 )
 from repsim.numerics.intervals import wilson
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class HardPredictions:
     """A layer's held-out answers to the task.
 
     Attributes:
@@ -60,7 +59,7 @@ class Answers:
         return torch.bincount(self.labels * k + self.predicted, minlength=k * k).view(k, k).double() / len(self.labels)
 
     @classmethod
-    def of(cls, held: HeldOut) -> "Answers":
+    def of(cls, held: HeldOutLogits) -> "HardPredictions":
         return cls(held.rows, held.labels, held.logits.argmax(1), held.resampled.argmax(2), held.classes, held.fit)
 
 
@@ -118,11 +117,11 @@ class TD(SoftmaxHeads):
     def bounds(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def prepare_tasks(self, layers: Sequence[Tensor], tasks: Mapping[str, Tensor]) -> dict[str, list[Answers]]:
+    def prepare_tasks(self, layers: Sequence[Tensor], tasks: Mapping[str, Tensor]) -> dict[str, list[HardPredictions]]:
         held = self.held_out(layers, tasks, self.resamples)
-        return {task: [Answers.of(h) for h in found] for task, found in held.items()}
+        return {task: [HardPredictions.of(h) for h in found] for task, found in held.items()}
 
-    def pairwise(self, rows: Sequence[Answers], cols: Sequence[Answers]) -> PairwiseResult:
+    def pairwise(self, rows: Sequence[HardPredictions], cols: Sequence[HardPredictions]) -> PairwiseResult:
         m, labels = len(rows[0].rows), rows[0].labels
         values = _differ([a.predicted for a in rows], [b.predicted for b in cols])
         lower = pairs(rows, cols, lambda a, b: abs(a.accuracy - b.accuracy))
@@ -153,23 +152,23 @@ class TD(SoftmaxHeads):
             "classes": torch.full_like(values, len(rows[0].classes)),
             **certificates(*fits),
         }
-        reasons = no_number(*fits, self.tol)
-        without_numbers(values, details, reasons, ("accuracy_row", "accuracy_col", "lower_bound", "upper_bound"))
+        reasons = undefined_cells([a.undefined for a in fits[0]], [b.undefined for b in fits[1]])
+        details = blank(details, reasons, ("accuracy_row", "accuracy_col", "lower_bound", "upper_bound"))
         return PairwiseResult(values, {**details, **beside}, reasons)
 
-    def permuted(self, states: Sequence[Answers], order: Int[Tensor, " n"]) -> list[Answers]:
+    def permuted(self, states: Sequence[HardPredictions], order: Int[Tensor, " n"]) -> list[HardPredictions]:
         keys = order[states[0].rows]
         within = within_classes(states[0].labels, keys)
         return [replace(s, predicted=s.predicted[within], resampled=s.resampled[:, within]) for s in states]
 
     def bootstrapped(
-        self, rows: Sequence[Answers], cols: Sequence[Answers], counts: Int[Tensor, "b n"]
+        self, rows: Sequence[HardPredictions], cols: Sequence[HardPredictions], counts: Int[Tensor, "b n"]
     ) -> Float[Tensor, "b r c"]:
         every = torch.stack([b.predicted for b in cols])
         values = weighted_means((every != a.predicted for a in rows), counts[:, rows[0].rows])
-        for i, j in no_number([a.fit for a in rows], [b.fit for b in cols], self.tol):
-            values[:, i, j] = math.nan
-        return values
+        return without_numbers(
+            values, undefined_cells([a.fit.undefined for a in rows], [b.fit.undefined for b in cols])
+        )
 
 
 def _differ(rows: Sequence[Tensor], cols: Sequence[Tensor]) -> Float[Tensor, "r c"]:
@@ -178,7 +177,7 @@ def _differ(rows: Sequence[Tensor], cols: Sequence[Tensor]) -> Float[Tensor, "r 
 
 
 def _corrected(
-    td: Tensor, lower: Tensor, upper: Tensor, rows: Sequence[Answers], cols: Sequence[Answers]
+    td: Tensor, lower: Tensor, upper: Tensor, rows: Sequence[HardPredictions], cols: Sequence[HardPredictions]
 ) -> dict[str, Tensor]:
     """TD beside what the two accuracies, the answers' frequencies and the confusion matrices alone would give."""
     k = len(rows[0].classes)
@@ -190,7 +189,7 @@ def _corrected(
     chance_alike = a * b + (1 - a) * (1 - b)
     same = pairs(rows, cols, lambda x, y: confusion[id(x)].sum(0) @ confusion[id(y)].sum(0))
 
-    def from_confusion(x: Answers, y: Answers) -> float:
+    def from_confusion(x: HardPredictions, y: HardPredictions) -> float:
         share = confusion[id(x)].sum(1)  # of each class among the rows; a class without rows adds nothing
         alike = (confusion[id(x)] * confusion[id(y)]).sum(1) / share.where(share > 0, torch.ones_like(share))
         return float(1 - alike.sum())
@@ -210,7 +209,7 @@ def _or_nan(x: Tensor) -> Tensor:
     return x.where(x > 1e-12, math.nan)
 
 
-def _floor(rows: Sequence[Answers], cols: Sequence[Answers]) -> dict[str, Tensor]:
+def _floor(rows: Sequence[HardPredictions], cols: Sequence[HardPredictions]) -> dict[str, Tensor]:
     """How often heads fitted on different resamples differ: on one layer (the floor), and between the two."""
     s, m = rows[0].resampled.shape
     others = [(i, j) for i in range(s) for j in range(s) if i != j]

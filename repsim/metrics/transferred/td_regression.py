@@ -11,8 +11,9 @@ from torch import Tensor
 
 from repsim._common.checks import ABSENT, check_labels
 from repsim._common.messages import message
-from repsim.metrics.base import CONSTANT, Invariance, PairwiseResult, pairs
+from repsim.metrics.base import Invariance, PairwiseResult, pairs, undefined_cells
 from repsim.metrics.transferred.base import HeadMetric, within_classes
+from repsim.numerics.centring import CONSTANT
 from repsim.probes.ridge import ridge_heldout
 
 #: Predictions whose norm is this share of the target's, or less, have no direction.
@@ -29,7 +30,7 @@ class Predictions:
         predicted: (m, t) float64.
         target: (m, t) float64.
         residual: Norm of the normal equations' residual, as a share of their right-hand side.
-        constant: The layer had the same row for every sample.
+        undefined: What the layer has instead of predictions that differ; empty where it has them.
     """
 
     rows: Int[Tensor, " m"]
@@ -37,7 +38,7 @@ class Predictions:
     predicted: Float[Tensor, "m t"]
     target: Float[Tensor, "m t"]
     residual: float
-    constant: bool
+    undefined: str
 
     @property
     def r2(self) -> float:
@@ -123,7 +124,7 @@ class RegressionTD(HeadMetric):
             for name, (predicted, residual, constant) in heads.items():
                 rows = ((~train).any(0) & present[name]).nonzero()[:, 0]
                 asked = rows, folded[name][rows], predicted[rows], targets[name][rows]
-                found[name].append(Predictions(*asked, residual, constant))
+                found[name].append(Predictions(*asked, residual, CONSTANT if constant else ""))
         return found
 
     def pairwise(self, rows: Sequence[Predictions], cols: Sequence[Predictions]) -> PairwiseResult:
@@ -138,18 +139,14 @@ class RegressionTD(HeadMetric):
             "targets": torch.full_like(values, rows[0].target.shape[1]),
         }
         least = float(_NOTHING**2 * _moment(ones / m, rows[0].target)[0])
-        reasons = {}
-        for i, a in enumerate(rows):
-            for j, b in enumerate(cols):
-                for side, s in (("column", b), ("row", a)):
-                    if s.constant:
-                        reasons[i, j] = f"the {side} layer has {CONSTANT}"
-                    elif math.isnan(values[i, j]) and float(_moment(ones / m, s.predicted)[0]) <= least:
-                        reasons[i, j] = f"the {side} layer's head predicts the same for every sample: no direction"
-                if math.isnan(values[i, j]):
-                    reasons.setdefault((i, j), "the target is the same for every held-out sample")
-        for cell in reasons:
-            values[cell] = math.nan
+
+        def lacking(state: Predictions) -> str:
+            still = self.normalize == "cosine" and float(_moment(ones / m, state.predicted)[0]) <= least
+            return state.undefined or "a head that predicts the same for every sample: no direction" * still
+
+        reasons = undefined_cells([lacking(a) for a in rows], [lacking(b) for b in cols])
+        for i, j in values.isnan().nonzero().tolist():
+            reasons.setdefault((i, j), "the target is the same for every held-out sample")
         return PairwiseResult(values, details, reasons)
 
     def permuted(self, states: Sequence[Predictions], order: Int[Tensor, " n"]) -> list[Predictions]:
@@ -191,6 +188,7 @@ def _targets(y: Tensor, n: int) -> tuple[Float[Tensor, "n t"], Int[Tensor, " n"]
     if not y.is_floating_point():
         check_labels("RegressionTD", y, n)
         y = y.cpu().long()
+        y = y.where(y != -1, ABSENT)
         classes = y[y != ABSENT].unique()
         return (y[:, None] == classes).double(), y
     if y.ndim not in (1, 2) or len(y) != n or not bool(torch.isfinite(y).all()):

@@ -10,45 +10,44 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._common.messages import message
-from repsim.metrics.base import PairwiseResult, pairs
+from repsim.metrics.base import PairwiseResult, pairs, undefined_cells, without_numbers
 from repsim.metrics.transferred.base import (
     Fit,
     SoftmaxHeads,
+    blank,
     certificates,
-    no_number,
     weighted_means,
     within_classes,
-    without_numbers,
 )
 from repsim.numerics.intervals import Z
 
 
 @dataclass(frozen=True, eq=False)
-class Beliefs:
+class SoftPredictions:
     """A layer's held-out class probabilities.
 
     Attributes:
         rows: (m,) numbers of the rows that are answered.
         labels: (m,) class of each, 0..k-1.
-        chances: (m, k) float64 probabilities.
+        probabilities: (m, k) float64 probabilities.
         entropies: (m,) of them, in bits.
         fit: What is known of the probes.
     """
 
     rows: Int[Tensor, " m"]
     labels: Int[Tensor, " m"]
-    chances: Float[Tensor, "m k"]
+    probabilities: Float[Tensor, "m k"]
     entropies: Float[Tensor, " m"]
     fit: Fit
 
     @property
     def accuracy(self) -> float:
-        return float((self.chances.argmax(1) == self.labels).double().mean())
+        return float((self.probabilities.argmax(1) == self.labels).double().mean())
 
     @property
     def log_loss(self) -> float:
         """Mean cross-entropy, in nats."""
-        return float(-self.chances.gather(1, self.labels[:, None]).log().mean())
+        return float(-self.probabilities.gather(1, self.labels[:, None]).log().mean())
 
 
 @dataclass(frozen=True)
@@ -102,16 +101,18 @@ class SoftTD(SoftmaxHeads):
     def bounds(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    def prepare_tasks(self, layers: Sequence[Tensor], tasks: Mapping[str, Tensor]) -> dict[str, list[Beliefs]]:
+    def prepare_tasks(self, layers: Sequence[Tensor], tasks: Mapping[str, Tensor]) -> dict[str, list[SoftPredictions]]:
         found = {}
         for task, each in self.held_out(layers, tasks).items():
             found[task] = []
             for held in each:
-                chances = held.logits.softmax(1)
-                found[task].append(Beliefs(held.rows, held.labels, chances, _entropy(chances), held.fit))
+                probabilities = held.logits.softmax(1)
+                found[task].append(
+                    SoftPredictions(held.rows, held.labels, probabilities, _entropy(probabilities), held.fit)
+                )
         return found
 
-    def pairwise(self, rows: Sequence[Beliefs], cols: Sequence[Beliefs]) -> PairwiseResult:
+    def pairwise(self, rows: Sequence[SoftPredictions], cols: Sequence[SoftPredictions]) -> PairwiseResult:
         m = len(rows[0].rows)
         scores = {name: [[] for _ in rows] for name in ("jsd", "tv", "td", "spread")}
         for i, a in enumerate(rows):
@@ -133,33 +134,33 @@ class SoftTD(SoftmaxHeads):
             **table,
         }
         fits = [a.fit for a in rows], [b.fit for b in cols]
-        reasons = no_number(*fits, self.tol)
-        without_numbers(values, details, reasons, ("accuracy_row", "accuracy_col"))
+        reasons = undefined_cells([a.undefined for a in fits[0]], [b.undefined for b in fits[1]])
+        details = blank(details, reasons, ("accuracy_row", "accuracy_col"))
         return PairwiseResult(
             values, {**details, "n_heldout": torch.full_like(values, m), **certificates(*fits)}, reasons
         )
 
-    def permuted(self, states: Sequence[Beliefs], order: Int[Tensor, " n"]) -> list[Beliefs]:
+    def permuted(self, states: Sequence[SoftPredictions], order: Int[Tensor, " n"]) -> list[SoftPredictions]:
         within = within_classes(states[0].labels, order[states[0].rows])
-        return [replace(s, chances=s.chances[within], entropies=s.entropies[within]) for s in states]
+        return [replace(s, probabilities=s.probabilities[within], entropies=s.entropies[within]) for s in states]
 
     def bootstrapped(
-        self, rows: Sequence[Beliefs], cols: Sequence[Beliefs], counts: Int[Tensor, "b n"]
+        self, rows: Sequence[SoftPredictions], cols: Sequence[SoftPredictions], counts: Int[Tensor, "b n"]
     ) -> Float[Tensor, "b r c"]:
         scores = (torch.stack([_distance(a, b, self.distance) for b in cols]) for a in rows)
         values = weighted_means(scores, counts[:, rows[0].rows])
-        for i, j in no_number([a.fit for a in rows], [b.fit for b in cols], self.tol):
-            values[:, i, j] = math.nan
-        return values
+        return without_numbers(
+            values, undefined_cells([a.fit.undefined for a in rows], [b.fit.undefined for b in cols])
+        )
 
 
-def _distance(a: Beliefs, b: Beliefs, name: str) -> Float[Tensor, " m"]:
+def _distance(a: SoftPredictions, b: SoftPredictions, name: str) -> Float[Tensor, " m"]:
     if name == "td":
-        return (a.chances.argmax(1) != b.chances.argmax(1)).double()
+        return (a.probabilities.argmax(1) != b.probabilities.argmax(1)).double()
     if name == "tv":
-        return (a.chances - b.chances).abs().sum(1) / 2
+        return (a.probabilities - b.probabilities).abs().sum(1) / 2
     # Entropy of the mean less the mean entropy; rounding must not make it negative.
-    return (_entropy((a.chances + b.chances) / 2) - (a.entropies + b.entropies) / 2).clamp(0, 1)
+    return (_entropy((a.probabilities + b.probabilities) / 2) - (a.entropies + b.entropies) / 2).clamp(0, 1)
 
 
 def _deviation(score: Float[Tensor, " m"]) -> Tensor:

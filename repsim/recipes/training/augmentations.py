@@ -11,6 +11,7 @@ from torch import Tensor
 
 from repsim._common.checks import fraction
 from repsim._common.messages import message
+from repsim._common.random_numbers import seeded
 from repsim._common.references import users_function
 from repsim.data.image_set import Images
 
@@ -140,8 +141,7 @@ def _checked(name: str, x: Images, found: Any, *, inside: bool = True) -> Images
 
 def _seeded(call: Callable[[], Any], generator: torch.Generator) -> Any:
     """Calls what draws from torch's global generator, with draws that depend on `generator` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    with seeded(int(torch.randint(2**62, (), generator=generator))):
         return call()
 
 

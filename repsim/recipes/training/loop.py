@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim._common.provenance import versions
+from repsim._common.random_numbers import seeded
 from repsim.data.image_set import ImageSet, check_image_set
 from repsim.networks.load import load_model
 from repsim.networks.network import Network
@@ -28,7 +29,7 @@ from repsim.recipes.training.state import read_state, write_state
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedNetwork:
     """A trained network and its record (architecture, settings, seed, data, scores, cost, versions)."""
 
     network: Network
@@ -53,7 +54,7 @@ def train(
     device: str = "cpu",
     progress: bool = True,
     after_epoch: Callable[[int], None] | None = None,
-) -> Trained:
+) -> TrainedNetwork:
     """Trains a network; the same seed on the same machine gives the same weights, interrupted or not.
 
     On a GPU that holds to rounding: some of PyTorch's kernels add in an order of their own.
@@ -111,7 +112,7 @@ def train(
     if data.images.shape[1] > 1:  # in this layout a core takes 1.4 times as many steps of a ResNet-20
         network.to(memory_format=torch.channels_last)
     learned = _mislabelled(data, recipe.label_noise, seed) if recipe.label_noise else data
-    run = Run(network, _optimizer(network, recipe), _generator(seed), learned, seed)
+    run = Run(network, sgd(network, recipe), recipe_generator(seed), learned, seed)
     order = torch.Generator().manual_seed(seed)
     augment = augmentation(recipe.augment)
     path = Path(resume) if resume is not None else None
@@ -124,7 +125,7 @@ def train(
     written = time.perf_counter()
     epochs = [(part, stage, epoch) for part, stage in enumerate(recipe.stages()) for epoch in range(stage.epochs)]
     per_epoch = max(1, len(data) // recipe.batch_size)
-    with progress_bar(len(epochs) * per_epoch, f"train {name}", "step", show=progress) as bar, _counted(run):
+    with progress_bar(len(epochs) * per_epoch, f"train {name}", "step", show=progress) as bar, counted(run):
         bar.update(run.epoch * per_epoch)
         for part, stage, epoch in epochs[run.epoch :]:
             if run.stopped:
@@ -148,7 +149,7 @@ def train(
     with torch.no_grad():
         if not bool(torch.isfinite(network(test.pixels(slice(0, 64)).to(device))).all()):
             raise RuntimeError(f"train: {name} must give finite answers; got NaN or infinity. Lower the learning rate.")
-    scores = scores_of(network, recipe, test, device=device)
+    scores = scores_of(network, recipe, test)
     network.to("cpu").to(memory_format=torch.contiguous_format)
     record = {
         "architecture": recipe.architecture,
@@ -177,7 +178,7 @@ def train(
         "versions": versions(),
     }
     network.provenance.update(record=record, notes=[f"trained here by recipe {recipe.name}, seed {seed}"])
-    return Trained(network, record)
+    return TrainedNetwork(network, record)
 
 
 def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Generator, augment: Step, bar: Any) -> None:
@@ -206,8 +207,8 @@ def _epoch(recipe: Recipe, stage: Stage, epoch: int, run: Run, order: torch.Gene
 @contextmanager
 def _own_random_numbers(seed: int, epoch: int, device: str) -> Iterator[None]:
     """PyTorch's own random numbers, which dropout draws, decided by the seed and the epoch; the program's are left."""
-    with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1)[0]))
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with seeded(int(np.random.SeedSequence([seed, 3, epoch]).generate_state(1)[0]), devices):
         yield
 
 
@@ -228,7 +229,7 @@ def _check_snapshots(folder: Path, training: dict[str, Any]) -> None:
                 raise ValueError(message("train", f"{folder} must hold no snapshots of another training", got, advice))
 
 
-def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+def sgd(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         network.parameters(),
         lr=recipe.learning_rate,
@@ -238,7 +239,7 @@ def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-def _generator(seed: int) -> torch.Generator:
+def recipe_generator(seed: int) -> torch.Generator:
     """A stream of random numbers apart from the one that orders the images, which `seed` itself starts."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
 
@@ -278,7 +279,7 @@ def _started(network: Network, start: Network, test: ImageSet, classes: int) -> 
 
 
 @contextmanager
-def _counted(run: Run) -> Iterator[None]:
+def counted(run: Run) -> Iterator[None]:
     """Counts the images that pass through the network while gradients are recorded."""
 
     def count(_: nn.Module, given: tuple[Tensor, ...], __: Tensor) -> None:

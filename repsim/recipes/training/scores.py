@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from repsim.data.image_set import ImageSet, stratified_rows
+from repsim.networks.answers import accuracy
 from repsim.networks.network import Network
 from repsim.recipes.training.recipe import Recipe
 from repsim.robustness import ThreatModel, pgd
@@ -14,39 +15,32 @@ from repsim.robustness import ThreatModel, pgd
 _N0, _N, _ALPHA = 100, 1000, 0.001
 
 
-def scores_of(network: Network, recipe: Recipe, test: ImageSet, *, device: str) -> dict[str, Any]:
+def scores_of(network: Network, recipe: Recipe, test: ImageSet) -> dict[str, Any]:
     """Clean accuracy; under PGD-20; and, of recipes that train for certificates, what CERTIFY says of a few images.
 
     Args:
         network: In eval mode, on the device.
         recipe: Says by `eval_eps`, `certify_images` and `certified_sigmas` what is measured.
         test: Images that had no part in the training.
-        device: Where the network is.
     """
-    found: dict[str, Any] = {"n_test": len(test), "accuracy": accuracy(network, test, device=device)}
+    found: dict[str, Any] = {"n_test": len(test), "accuracy": accuracy(network, test, "train")}
     if recipe.eval_eps > 0:
         threat = ThreatModel("linf", recipe.eval_eps)
-        found[f"accuracy under linf PGD-20, eps {recipe.eval_eps:g}"] = accuracy(network, test, threat, device=device)
+        found[f"accuracy under linf PGD-20, eps {recipe.eval_eps:g}"] = under_attack(network, test, threat)
     if recipe.certify_images and recipe.certified_sigmas():
         rows = stratified_rows(test.labels.numpy(), limit=max(recipe.certify_images, len(test.labels.unique())), seed=0)
         found["certified"] = _certified(network, recipe, test.take(torch.from_numpy(rows)))
     return found
 
 
-def accuracy(
-    net: nn.Module, data: ImageSet, threat: ThreatModel | None = None, *, seed: int = 0, device: str = "cpu"
-) -> float:
-    """Share of images classified right, clean or under PGD-20 with steps of eps/5; the network must be in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    right = 0
-    for start in range(0, len(data), 256):
-        rows = slice(start, start + 256)
-        x, y = data.pixels(rows).to(device), data.labels[rows].to(device)
-        if threat is not None:
-            x = pgd(net, x, y, threat, steps=20, step_size=threat.eps / 5, generator=generator)
-        with torch.no_grad():
-            right += int((net(x).argmax(1) == y).sum())
-    return right / len(data)
+def under_attack(network: nn.Module, test: ImageSet, threat: ThreatModel) -> float:
+    """Accuracy under PGD-20 with steps of eps/5."""
+    generator = torch.Generator().manual_seed(0)
+
+    def moved(x: Tensor, y: Tensor) -> Tensor:
+        return pgd(network, x, y, threat, steps=20, step_size=threat.eps / 5, generator=generator)
+
+    return accuracy(network, test, "train", moved=moved)
 
 
 def _certified(network: Network, recipe: Recipe, images: ImageSet) -> dict[str, Any]:

@@ -14,6 +14,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from repsim._common.files import remove_leftovers, temporary_prefix
+
+#: What the folder is called first that holds the work of all processes.
+_MARK = "repsim-work-"
+
 #: Does piece `number` in process `place` and says how far it is: (number, place, report).
 Work = Callable[[int, int, Callable[[int], None]], None]
 
@@ -46,7 +51,8 @@ def share_out(
             del busy[pipe]
 
     started: list[BaseProcess] = []
-    with tempfile.TemporaryDirectory(prefix="repsim-") as folder:
+    remove_leftovers(tempfile.gettempdir(), _MARK)
+    with tempfile.TemporaryDirectory(prefix=temporary_prefix(_MARK)) as folder:
         file = Path(folder) / "work.pickle"
         file.write_bytes(pickle.dumps(work))
         try:

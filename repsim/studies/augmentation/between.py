@@ -9,15 +9,17 @@ from jaxtyping import Bool, Float
 
 from repsim.features.activations import Activations
 from repsim.metrics.alignment.cka import CKA
-from repsim.metrics.transferred.td import TD, Answers
-from repsim.studies.augmentation.pair_statistics import Asked
-from repsim.studies.common.jackknife import Estimate, Groups, jackknife
+from repsim.metrics.transferred.td import TD, HardPredictions
+from repsim.studies.augmentation.pair_statistics import StrategyFeatures
+from repsim.studies.common.jackknife import Estimate, NetworkNumbers, jackknife
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def between_table(answers: Mapping[str, Sequence[Answers]], asked: Asked, layer: str, metric: TD) -> "DataFrame":
+def between_table(
+    answers: Mapping[str, Sequence[HardPredictions]], asked: StrategyFeatures, layer: str, metric: TD
+) -> "DataFrame":
     """TD, TD ratio and CKA of every two strategies, a strategy with itself among them.
 
     Pairs of networks of one seed are left out: they began from the same random weights and saw the images in the same
@@ -66,7 +68,7 @@ def _mean(
     first: tuple[int, ...],
     second: tuple[int, ...],
 ) -> Estimate:
-    def mean(groups: Groups) -> float:
+    def mean(groups: NetworkNumbers) -> float:
         cells = np.ix_(groups[0], groups[-1])
         size = float(below[cells][kept[cells]].sum())
         return float(above[cells][kept[cells]].sum()) / size if size > 0 else np.nan

@@ -1,7 +1,7 @@
 """Networks run over the images that heads are fitted on and asked about, once each; and the tasks of these images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from repsim.features.extraction import extract
 from repsim.networks.layers import Layers, study_layers
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
-from repsim.studies.augmentation.pair_statistics import Asked
+from repsim.studies.augmentation.pair_statistics import StrategyFeatures
 
 #: {group: classes}, classes, or the images of another data set to fit on and to ask about.
 Task = Mapping[str, Sequence[int]] | Sequence[int] | tuple[ImageSet, ImageSet]
@@ -36,7 +36,7 @@ def asked_sets(
     fit_limit: int | None,
     without: Sequence[int],
     progress: bool,
-) -> list[Asked]:
+) -> list[StrategyFeatures]:
     """The features of all networks on the images of all tasks; the training labels' images come first.
 
     Args:
@@ -54,6 +54,53 @@ def asked_sets(
     Raises:
         ValueError: Networks that are copies or of other architectures; tasks or images that do not fit.
     """
+    images = joined_sets(train, test, labels=labels, tasks=tasks, fit_limit=fit_limit, without=without)
+    joined, fitted, known = images.joined, images.fitted, images.tasks
+    chosen = study_layers(next(iter(networks.values()))[0]) if layers is None else layers
+    _check_architectures(networks)
+    sides: dict[str, dict[str, list[Activations]]] = {name: {s: [] for s in networks} for name in joined}
+    total = sum(len(group) for group in networks.values()) * len(joined)
+    seen: dict[str, dict[str, str]] = {strategy: {} for strategy in networks}
+    with progress_bar(total, "run networks", "network", show=progress) as bar:
+        for strategy, group in networks.items():
+            for network in group:
+                digest = _new_weights(network, strategy, seen[strategy])
+                for name in joined:
+                    side = _run(network, f"{strategy}/{network.name}", joined[name], name, chosen, reduction)
+                    side = replace(side, provenance={**side.provenance, "weights_sha256": digest})
+                    first = next(iter(sides[labels].values()))
+                    _check_layers(side, first[0] if first else side)
+                    sides[name][strategy].append(side)
+                    bar.update()
+    own = {name: known if name == labels else {name: joined[name].labels} for name in joined}
+    return [StrategyFeatures(sides[name], fitted[name], own[name]) for name in joined]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The images of all tasks, those that heads are fitted on first.
+
+    Attributes:
+        joined: Task -> images; tasks that are made of the training labels share those of the labels' task.
+        fitted: Task -> how many of them heads are fitted on.
+        tasks: Tasks made of the training labels -> (n,) labels.
+    """
+
+    joined: Mapping[str, ImageSet]
+    fitted: Mapping[str, int]
+    tasks: Mapping[str, Int[Tensor, " n"]]
+
+
+def joined_sets(
+    train: ImageSet,
+    test: ImageSet,
+    *,
+    labels: str,
+    tasks: Mapping[str, Task],
+    fit_limit: int | None,
+    without: Sequence[int],
+) -> Joined:
+    """The images and the labels of all tasks, checked; arguments and errors as for `asked_sets`."""
     if labels in tasks:
         raise ValueError(message("judge", f"a task must not be called {labels!r}", "it", "That is the labels' task"))
     others = {name: _pair(name, task) for name, task in tasks.items() if isinstance(task, tuple) and _images(task)}
@@ -66,24 +113,7 @@ def asked_sets(
         if name not in others:
             known[name] = _of_classes(name, task, y)
     _check_rows(known, len(fitted[labels]))
-    chosen = study_layers(next(iter(networks.values()))[0]) if layers is None else layers
-    _check_architectures(networks)
-    sides: dict[str, dict[str, list[Activations]]] = {name: {s: [] for s in networks} for name in images}
-    total = sum(len(group) for group in networks.values()) * len(images)
-    seen: dict[str, dict[str, str]] = {strategy: {} for strategy in networks}
-    with progress_bar(total, "run networks", "network", show=progress) as bar:
-        for strategy, group in networks.items():
-            for network in group:
-                digest = _new_weights(network, strategy, seen[strategy])
-                for name in images:
-                    side = _run(network, f"{strategy}/{network.name}", joined[name], name, chosen, reduction)
-                    side = replace(side, provenance={**side.provenance, "weights_sha256": digest})
-                    first = next(iter(sides[labels].values()))
-                    _check_layers(side, first[0] if first else side)
-                    sides[name][strategy].append(side)
-                    bar.update()
-    own = {name: known if name == labels else {name: joined[name].labels} for name in images}
-    return [Asked(sides[name], len(fitted[name]), own[name]) for name in images]
+    return Joined(joined, {name: len(fit) for name, fit in fitted.items()}, known)
 
 
 def _run(network: Network, name: str, data: ImageSet, task: str, layers: Layers, reduction: str) -> Activations:

@@ -17,6 +17,7 @@ import torch
 from repsim._common.messages import message
 from repsim._common.provenance import versions
 from repsim.data.image_set import ImageSet, check_image_set
+from repsim.features.activations import Activations
 from repsim.metrics import get_metric
 from repsim.metrics.alignment.cka import CKA
 from repsim.metrics.transferred.td import TD
@@ -25,10 +26,10 @@ from repsim.networks.network import Network
 from repsim.studies.augmentation import tables
 from repsim.studies.augmentation.between import between_table
 from repsim.studies.augmentation.features import Task, asked_sets
-from repsim.studies.augmentation.pair_statistics import Asked, Counted, Numbers, count, own_heads
+from repsim.studies.augmentation.pair_statistics import Numbers, PairStatistics, StrategyFeatures, count, own_heads
 from repsim.studies.augmentation.report import reading
-from repsim.studies.common.finding import Part
-from repsim.studies.common.network_means import Measured
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.network_means import NetworkMean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ class Judgement:
 
     strategies: Mapping[str, Numbers]
     layer: str
-    parts: tuple[Part, ...]
+    parts: tuple[Finding, ...]
 
     @property
     def table(self) -> "DataFrame":
@@ -141,7 +142,9 @@ def judge(
     return judged(asked, chosen, protocol, between=between)
 
 
-def judged(asked: Sequence[Asked], metric: TD, protocol: Mapping[str, Any], *, between: bool = False) -> Judgement:
+def judged(
+    asked: Sequence[StrategyFeatures], metric: TD, protocol: Mapping[str, Any], *, between: bool = False
+) -> Judgement:
     """The judgement from features.
 
     Args:
@@ -152,10 +155,10 @@ def judged(asked: Sequence[Asked], metric: TD, protocol: Mapping[str, Any], *, b
         between: As for `judge`.
     """
     home = asked[0]
-    counted = Counted()
+    counted = PairStatistics()
     for images in asked:
         count(images, metric, counted)
-    layer = _before_the_head(home)
+    layer = before_the_head(next(iter(home.sides.values()))[0])
     heads = own_heads(home, home.tasks[LABELS])
     every = [task for images in asked for task in images.tasks]
     strategies = {}
@@ -163,7 +166,7 @@ def judged(asked: Sequence[Asked], metric: TD, protocol: Mapping[str, Any], *, b
         strategies[name] = {**heads.get(name, {}), **numbers}
         if len(every) > 1:
             tds = [counted.numbers[task, layer][name]["td"].above for task in every]
-            strategies[name]["td_tasks"] = Measured(np.mean(tds, axis=0))
+            strategies[name]["td_tasks"] = NetworkMean(np.mean(tds, axis=0))
     reference = "none" if "none" in strategies else next(iter(strategies))
     differ, alike = tables.differences(strategies, reference), tables.correlations(strategies, seed=metric.seed)
     missing = {n: why for (t, at, n), why in counted.reasons.items() if (t, at) == (LABELS, layer)}
@@ -177,7 +180,7 @@ def judged(asked: Sequence[Asked], metric: TD, protocol: Mapping[str, Any], *, b
     size = next(iter(strategies.values()))["td"].networks
     said = reading(strategies, differ, alike, missing)
     parts = [
-        Part(
+        Finding(
             "strategies",
             f"{len(strategies)} strategies, {size} networks of each, at {layer!r}",
             headline,
@@ -194,8 +197,8 @@ def judged(asked: Sequence[Asked], metric: TD, protocol: Mapping[str, Any], *, b
 
 
 def _layers(
-    counted: Counted, tasks: Sequence[str], layers: Sequence[str], headline: str, facts: Mapping[str, Any]
-) -> Part:
+    counted: PairStatistics, tasks: Sequence[str], layers: Sequence[str], headline: str, facts: Mapping[str, Any]
+) -> Finding:
     """TD and CKA of every layer, and TD of every task at the headline's layer."""
     table = tables.layer_table(counted)
     said = []
@@ -208,10 +211,10 @@ def _layers(
     holes = [f"{t}, {at!r}, {n}: {why}." for (t, at, n), why in counted.reasons.items()]
     title = f"TD and CKA within each strategy, {len(layers)} layers, {len(tasks)} tasks"
     draw = partial(_heatmap, table, list(tasks), list(layers), headline)
-    return Part("layers", title, {"": table}, (*said, *holes), draw, facts)
+    return Finding("layers", title, {"": table}, (*said, *holes), draw, facts)
 
 
-def _between(table: "DataFrame", names: list[str], facts: Mapping[str, Any]) -> Part:
+def _between(table: "DataFrame", names: list[str], facts: Mapping[str, Any]) -> Finding:
     said = []
     for name in names:
         rows = table.query("strategy == @name and other != @name").to_dict("records")
@@ -221,7 +224,7 @@ def _between(table: "DataFrame", names: list[str], facts: Mapping[str, Any]) -> 
             said.append(f"{name}: TD is least to {near['other']}, {near['td']:.4f} (s.e. {near['td_se']:.4f}).")
     said.append("These orders are not tested, and a raw TD is least to accurate networks: read it with the ratio.")
     said.append("Pairs of networks that started from the same seed are left out where the strategies differ.")
-    return Part(
+    return Finding(
         "between", "Strategies against each other", {"": table}, tuple(said), partial(_pairs, table, names), facts
     )
 
@@ -244,9 +247,12 @@ def _pairs(table: "DataFrame", names: list[str]) -> "Figure":
     return pair_heatmaps(table, names)
 
 
-def _before_the_head(home: Asked) -> str:
-    """The last layer that is not the networks' own answer."""
-    side = next(iter(home.sides.values()))[0]
+def before_the_head(side: Activations) -> str:
+    """The last layer that is not the network's own answer.
+
+    Raises:
+        ValueError: There is no other layer.
+    """
     for layer in reversed(side.layers):
         if side.outputs is None or not torch.equal(side[layer], side.outputs):
             return layer
@@ -254,13 +260,37 @@ def _before_the_head(home: Asked) -> str:
     raise ValueError(message("judge", "layers must hold one before the networks' own head", got, advice))
 
 
-def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: ImageSet, metric: str | TD) -> TD:
-    """What must hold before any network runs."""
+def check_question(train: ImageSet, test: ImageSet, metric: str | TD) -> TD:
+    """What must hold of the images and the measure, whatever the networks are.
+
+    Args:
+        train: Images to fit heads on.
+        test: Images to ask about.
+        metric: As for `judge`.
+
+    Returns:
+        The measure.
+
+    Raises:
+        ValueError: Another measure than TD, the same images twice, or too few.
+    """
     check_image_set("judge", train, test)
     chosen = get_metric(metric)
     if not isinstance(chosen, TD) or chosen.fit_rows is not None:
         advice = 'Pass "td", or "td(...)" without fit_rows'
         raise ValueError(message("judge", "metric must be TD, fitted on the training images", repr(chosen), advice))
+    if train.digest == test.digest:
+        got, advice = f"{train.name!r} twice", "Pass images to fit on and other images to ask about"
+        raise ValueError(message("judge", "train and test must be different images", got, advice))
+    if len(test) < CKA().min_samples:
+        got, advice = f"{len(test)}", "Pass more test images"
+        raise ValueError(message("judge", f"there must be {CKA().min_samples} test images", got, advice))
+    return chosen
+
+
+def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: ImageSet, metric: str | TD) -> TD:
+    """What must hold before any network runs."""
+    chosen = check_question(train, test, metric)
     counts = {name: len(group) for name, group in networks.items()}
     if not counts:
         raise ValueError(message("judge", "there must be strategies", "none", "Pass {name: networks}"))
@@ -271,12 +301,6 @@ def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: I
     if len(set(counts.values())) > 1:
         advice = "Train the missing ones, or leave networks out of the others"
         raise ValueError(message("judge", "every strategy must have equally many networks", listed, advice))
-    if train.digest == test.digest:
-        got, advice = f"{train.name!r} twice", "Pass images to fit on and other images to ask about"
-        raise ValueError(message("judge", "train and test must be different images", got, advice))
-    if len(test) < CKA().min_samples:
-        got, advice = f"{len(test)}", "Pass more test images"
-        raise ValueError(message("judge", f"there must be {CKA().min_samples} test images", got, advice))
     return chosen
 
 
@@ -284,7 +308,7 @@ def _protocol(
     networks: Mapping[str, Sequence[Network]],
     train: ImageSet,
     test: ImageSet,
-    asked: Sequence[Asked],
+    asked: Sequence[StrategyFeatures],
     metric: TD,
     reduction: str,
     without: Sequence[int],

@@ -80,7 +80,7 @@ def networks_of(
     run_jobs(work, train, test, parallel=parallel, device=device, progress=progress)
     networks: dict[str, list[Network]] = {strategy.name: [] for strategy in plan.strategies}
     for job in work:
-        networks[job.label].append(load_model(job.path).to(device))
+        networks[job.label].append(_read(job).to(device))
     return networks
 
 
@@ -138,6 +138,11 @@ def trained_networks(patterns: Mapping[str, str], load: Callable[[Path], Network
     return networks
 
 
+def _read(job: Job) -> Network:
+    """A job's network; what it is built by is the job's to say, as a file's record must not name code."""
+    return load_model(job.recipe.architecture, checkpoint=job.path, name=job.path.stem)
+
+
 def _files(strategy: str, pattern: str) -> list[Path]:
     found = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
     if not found:
@@ -172,7 +177,7 @@ def _command(sibling: Path, missing: Path) -> str:
     """How to train a network like one that is there."""
     record = read_checkpoint(sibling).record
     number = re.search(r"\d+$", missing.stem)
-    if record.get("recipe") not in RECIPES or number is None:
+    if str(record.get("recipe")) not in RECIPES or not isinstance(record.get("settings"), dict) or number is None:
         return f"the training of {sibling}, with another seed"
     kind = RECIPES[record["recipe"]]
     usual = {setting.name: setting.default for setting in dataclasses.fields(kind)}

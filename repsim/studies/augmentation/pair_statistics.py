@@ -16,15 +16,15 @@ from repsim._common.checks import ABSENT
 from repsim.features.activations import Activations
 from repsim.metrics.alignment.cka import CKA
 from repsim.metrics.base import PairwiseResult, within_bounds
-from repsim.metrics.transferred.td import TD, Answers
-from repsim.studies.common.network_means import Measured
+from repsim.metrics.transferred.td import TD, HardPredictions
+from repsim.studies.common.network_means import NetworkMean
 
 #: A number of a strategy's networks by its name: `td`, `cka`, …
-Numbers = dict[str, Measured]
+Numbers = dict[str, NetworkMean]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class StrategyFeatures:
     """Images that heads are fitted on and asked about, as every network sees them.
 
     Attributes:
@@ -43,7 +43,7 @@ class Asked:
 
 
 @dataclass(eq=False)
-class Counted:
+class PairStatistics:
     """Numbers of every task, layer and strategy.
 
     Attributes:
@@ -54,10 +54,10 @@ class Counted:
 
     numbers: dict[tuple[str, str], dict[str, Numbers]] = field(default_factory=dict)
     reasons: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    answers: dict[tuple[str, str], dict[str, list[Answers]]] = field(default_factory=dict)
+    answers: dict[tuple[str, str], dict[str, list[HardPredictions]]] = field(default_factory=dict)
 
 
-def count(asked: Asked, metric: TD, into: Counted) -> None:
+def count(asked: StrategyFeatures, metric: TD, into: PairStatistics) -> None:
     """Compares all pairs of networks of one strategy at every layer, by TD in each task and by CKA.
 
     Args:
@@ -90,7 +90,7 @@ def count(asked: Asked, metric: TD, into: Counted) -> None:
                     into.reasons[task, layer, name] = reason
 
 
-def own_heads(asked: Asked, labels: Int[Tensor, " n"]) -> dict[str, Numbers]:
+def own_heads(asked: StrategyFeatures, labels: Int[Tensor, " n"]) -> dict[str, Numbers]:
     """What the networks' own last layers answer: accuracies on both kinds of rows, and how often two of them differ.
 
     Args:
@@ -112,10 +112,10 @@ def own_heads(asked: Asked, labels: Int[Tensor, " n"]) -> dict[str, Numbers]:
         answers = said[:, here & ~old]
         differ = (answers[:, None] != answers[None]).double().mean(2).numpy()
         found[name] = {
-            "accuracy": Measured(test),
-            "train_accuracy": Measured(train),
-            "gap": Measured(train - test),
-            "outputs_disagree": Measured(differ),
+            "accuracy": NetworkMean(test),
+            "train_accuracy": NetworkMean(train),
+            "gap": NetworkMean(train - test),
+            "outputs_disagree": NetworkMean(differ),
         }
     return found
 
@@ -124,7 +124,7 @@ def _accuracies(said: Int[Tensor, "s n"], labels: Tensor, rows: Bool[Tensor, " n
     return (said[:, rows] == labels[rows]).double().mean(1).numpy()
 
 
-def _td(metric: TD, answers: Sequence[Answers], group: Sequence[Activations]) -> tuple[Numbers, str]:
+def _td(metric: TD, answers: Sequence[HardPredictions], group: Sequence[Activations]) -> tuple[Numbers, str]:
     """TD of one strategy's pairs with what stands beside it, and why there is none where there is none."""
     found = metric.pairwise(answers, answers)
     detail = {name: array.numpy() for name, array in found.details.items()}
@@ -132,22 +132,22 @@ def _td(metric: TD, answers: Sequence[Answers], group: Sequence[Activations]) ->
     beyond = a + b - 2 * a * b  # 1 − e, with e the agreement in right and wrong that chance gives
     consistent = np.where(beyond > 0, detail["error_consistency"] * beyond, 0.0)
     numbers = {
-        "probe_accuracy": Measured(a[:, 0]),
-        "td": Measured(td),
-        "independent": Measured(detail["independent"]),
-        "td_ratio": Measured(td, detail["independent"]),
-        "error_consistency": Measured(np.where(np.isnan(td), td, consistent), beyond),
+        "probe_accuracy": NetworkMean(a[:, 0]),
+        "td": NetworkMean(td),
+        "independent": NetworkMean(detail["independent"]),
+        "td_ratio": NetworkMean(td, detail["independent"]),
+        "error_consistency": NetworkMean(np.where(np.isnan(td), td, consistent), beyond),
     }
     if metric.resamples:
-        numbers |= {"floor": Measured(detail["floor_row"][:, 0]), "excess": Measured(detail["excess"])}
+        numbers |= {"floor": NetworkMean(detail["floor_row"][:, 0]), "excess": NetworkMean(detail["excess"])}
     return numbers, _first_reason(found, group)
 
 
-def _cka(group: Sequence[Activations], layer: str, fitted: int) -> tuple[Measured, str]:
+def _cka(group: Sequence[Activations], layer: str, fitted: int) -> tuple[NetworkMean, str]:
     metric = CKA()
     states = metric.prepare([side[layer][fitted:] for side in group], None)
     found = metric.pairwise(states, states)
-    return Measured(within_bounds(found.values.numpy(), metric.bounds)[0]), _first_reason(found, group)
+    return NetworkMean(within_bounds(found.values.numpy(), metric.bounds)[0]), _first_reason(found, group)
 
 
 def _first_reason(found: PairwiseResult, group: Sequence[Activations]) -> str:

@@ -11,7 +11,6 @@ A file such as
     [strategies]
     none = "none"
     flip = "flip"
-    mine = "package.module:function"
 
     [tasks]
     parity = {even = [0, 2, 4, 6, 8], odd = [1, 3, 5, 7, 9]}
@@ -19,7 +18,8 @@ A file such as
     other = {data = "mnist"}
 
 trains five networks by each of three strategies, all of them without eights and nines, and asks them about three tasks
-besides the classes they were trained on.
+besides the classes they were trained on. A file names what the package knows; a strategy of one's own, as in
+"package.module:function", comes from the caller: on the command line, or in the `changes` of `read_plan`.
 """
 
 import dataclasses
@@ -31,17 +31,19 @@ from pathlib import Path
 from typing import Any
 
 from repsim._common.messages import did_you_mean, message, some
+from repsim._common.references import known_name
 from repsim.data.image_set import ImageSet
 from repsim.data.load import load_data
+from repsim.networks.recorded import known_architecture
 from repsim.recipes import Recipe
 from repsim.recipes.standard import Standard
-from repsim.studies.augmentation.strategies import Strategy, strategy
+from repsim.studies.augmentation.strategies import KINDS, Strategy, strategy
 
-__all__ = ["Plan", "Strategy", "Task", "read_plan", "strategy"]
+__all__ = ["Plan", "PlannedTask", "Strategy", "read_plan", "strategy"]
 
 
 @dataclass(frozen=True)
-class Task:
+class PlannedTask:
     """A downstream task beside the training labels; one of the three is given.
 
     Attributes:
@@ -69,7 +71,7 @@ class Plan:
         layers: What is compared, as `extract` takes it; None is the study's own choice.
         limit: Train on this many images, classes in proportion; None is all.
         size: Folders of images: resize the shorter side and crop the centre.
-        root: Where data sets are kept.
+        root: Where data sets are kept; None as for `load_data`.
         threads: Of each training on a CPU. The last bits of the weights may depend on it, so it is a part of the plan,
             while the number of trainings at once is not.
         tasks: Name -> what the networks are asked besides the training labels.
@@ -84,9 +86,9 @@ class Plan:
     layers: str | tuple[str, ...] | None = None
     limit: int | None = None
     size: int | None = None
-    root: Path = Path("data")
+    root: Path | None = None
     threads: int = 1
-    tasks: Mapping[str, Task] = field(default_factory=dict)
+    tasks: Mapping[str, PlannedTask] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: Mapping[str, Any], *, where: str = "the plan") -> "Plan":
@@ -160,7 +162,25 @@ def read_plan(path: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
     except ValueError as error:  # what is no UTF-8 too
         advice = 'Write, say, data = "digits" and a table [strategies]'
         raise ValueError(message("plan", f"{path} must be TOML", str(error), advice)) from error
-    return Plan.of({**table, **{k: v for k, v in (changes or {}).items() if v is not None}}, where=str(path))
+    given = {k: v for k, v in (changes or {}).items() if v is not None}
+    _check_names({k: v for k, v in table.items() if k not in given}, path)
+    return Plan.of({**table, **given}, where=str(path))
+
+
+def _check_names(table: Mapping[str, Any], path: Path) -> None:
+    """A file's architecture and strategies are names that the package knows: others would be imported, and so run."""
+    caller = "Write what is your own on the command line, as in --strategies mine=package.module:function"
+    strategies = table.get("strategies")
+    for text in strategies.values() if isinstance(strategies, Mapping) else ():
+        for part in text.split("+") if isinstance(text, str) else ():
+            if ":" in part and part.partition(":")[0].strip() not in KINDS:
+                known_name(part.strip(), KINDS, "plan", what="strategy", path=path, caller=caller)
+    settings = table.get("settings")
+    inside = settings.get("architecture") if isinstance(settings, Mapping) else None
+    for name in (table.get("architecture"), inside):
+        if isinstance(name, str) and name:
+            caller = "Write what is your own on the command line, as in --architecture package.module:function"
+            known_architecture(name, "plan", path=path, caller=caller)
 
 
 @dataclass(frozen=True)
@@ -192,7 +212,7 @@ class _Reader:
             self.layers(table.get("layers")),
             self.count(table, "limit"),
             self.count(table, "size"),
-            Path(str(table.get("root", "data"))),
+            Path(str(table["root"])) if "root" in table else None,
             self.count(table, "threads") or 1,
             {name: self.task(name, value) for name, value in self.table(table, "tasks").items()},
         )
@@ -226,9 +246,9 @@ class _Reader:
         advice = 'Write layers = "layer*" or a list of names'
         raise self.wrong("layers must be names of layers", f"{value!r}", advice, kind=TypeError)
 
-    def task(self, name: str, value: Any) -> Task:
+    def task(self, name: str, value: Any) -> PlannedTask:
         if isinstance(value, dict) and set(value) == {"data"} and isinstance(value["data"], str):
-            return Task(data=value["data"])
+            return PlannedTask(data=value["data"])
         lists = isinstance(value, dict) and all(
             isinstance(v, list | tuple) and v and all(type(c) is int and c >= 0 for c in v) for v in value.values()
         )
@@ -240,7 +260,7 @@ class _Reader:
         if len(set(listed)) < len(listed) or len(listed) < 2:
             got = f"{value!r}"
             raise self.wrong(f"task {name!r} must name at least two classes, each once", got, "Correct the classes")
-        return Task(held_out=groups["held_out"]) if set(groups) == {"held_out"} else Task(groups)
+        return PlannedTask(held_out=groups["held_out"]) if set(groups) == {"held_out"} else PlannedTask(groups)
 
     def text(self, table: Mapping[str, Any], key: str) -> str:
         value = table.get(key, "")

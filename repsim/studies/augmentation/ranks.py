@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from repsim.studies.common.network_means import Measured
+from repsim.studies.common.network_means import NetworkMean
 
 #: Below this many groups a rank correlation says nothing: with three, chance alone gives 1 every sixth time.
 LEAST_GROUPS = 4
@@ -33,7 +33,7 @@ class RankCorrelation:
 
 
 def rank_correlation(
-    xs: Sequence[Measured], ys: Sequence[Measured], *, resamples: int = 2000, seed: int = 0
+    xs: Sequence[NetworkMean], ys: Sequence[NetworkMean], *, resamples: int = 2000, seed: int = 0
 ) -> RankCorrelation | None:
     """Do two numbers of several groups of networks come in the same order?
 

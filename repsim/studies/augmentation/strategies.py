@@ -153,6 +153,10 @@ _KINDS = {
 }
 
 
+#: The first words of all strategies that the package knows.
+KINDS = ("none", *AUGMENTATIONS, *_KINDS)
+
+
 def _place(function: Callable[..., Any], name: str | None) -> str:
     """module:function, from where the function itself is found again; or its name in this process."""
     place = f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', None)}"

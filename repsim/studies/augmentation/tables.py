@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repsim.studies.augmentation.pair_statistics import Counted, Numbers
+from repsim.studies.augmentation.pair_statistics import Numbers, PairStatistics
 from repsim.studies.augmentation.ranks import LEAST_GROUPS, rank_correlation
 from repsim.studies.common.jackknife import Estimate
 
@@ -131,7 +131,7 @@ def accuracy_alone(judged: Mapping[str, Numbers]) -> float:
     return float(np.corrcoef(td, alone)[0, 1])
 
 
-def layer_table(counted: Counted) -> "DataFrame":
+def layer_table(counted: PairStatistics) -> "DataFrame":
     """One row per task, layer and strategy, with the reason where a number is missing."""
     import pandas as pd
 

@@ -27,7 +27,7 @@ def p_value(found: Estimate) -> float:
         return math.nan
     if found.exact:
         return 1.0 if abs(found.value) <= _ROUNDING else math.nan
-    return 2 * float(t.sf(abs(found.value) / found.error, found.freedom))
+    return 2 * float(t.sf(abs(found.value) / found.error, found.degrees_of_freedom))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

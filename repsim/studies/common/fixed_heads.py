@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from repsim.metrics.base import CONSTANT
+from repsim.metrics.transferred.base import Fit
 from repsim.metrics.transferred.td import TD
 from repsim.probes.fit import LayerProbes, fit_probes
 
 
 @dataclass(frozen=True, eq=False)
-class Heads:
+class FixedHeads:
     """A layer's heads for the labels, one per fold.
 
     Attributes:
@@ -45,7 +45,7 @@ class Heads:
 
 def fit_heads(
     layers: Sequence[Float[Tensor, "n _p"]], labels: Int[Tensor, " n"], train: Bool[Tensor, "f n"], metric: TD
-) -> list[Heads]:
+) -> list[FixedHeads]:
     """The heads of TD, certified as TD's are.
 
     Args:
@@ -58,14 +58,7 @@ def fit_heads(
     options = {"penalties": (metric.penalty,), "tol": metric.tol, "max_iter": metric.max_iter}
     found = []
     for probes in fit_probes(layers, {"labels": numbered}, train, **options):
-        known = probes.certificates["labels"]
-        reason = ""
-        if probes.constant:
-            reason = f"the layer has {CONSTANT}"
-        elif not bool(known.converged.all()):
-            reason = (
-                f"a head did not converge: gradient norm {float(known.gradient_norm.max()):.1e} after "
-                f"{int(known.iterations.max())} steps, {metric.tol:.0e} needed"
-            )
-        found.append(Heads(train, reason, probes))
+        undefined = Fit.of(probes, "labels", metric.tol).undefined
+        reason = f"the layer has {undefined}" if undefined else ""
+        found.append(FixedHeads(train, reason, probes))
     return found

@@ -12,12 +12,13 @@ from repsim._common.messages import message, some
 from repsim.data.image_set import ImageSet, check_image_set
 from repsim.features.activations import Activations
 from repsim.features.extraction import extract
-from repsim.networks.layers import Layers, matched_layers, study_layers
+from repsim.networks.correspondence import matched_layers, same_architecture
+from repsim.networks.layers import Layers, study_layers
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
 
 #: Group -> its networks, which differ in seed alone.
-Groups = Mapping[str, Sequence[Network]]
+Networks = Mapping[str, Sequence[Network]]
 
 #: What every protocol says of the pairs that are taken between groups.
 SEEDS = (
@@ -27,7 +28,7 @@ SEEDS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Grouped:
+class GroupFeatures:
     """Features of groups of networks on the same images.
 
     Attributes:
@@ -63,7 +64,7 @@ class Grouped:
                 known[digest] = name
 
     @classmethod
-    def of(cls, groups: Groups, data: ImageSet, *, layers: Layers, reduction: str, function: str) -> "Grouped":
+    def of(cls, groups: Networks, data: ImageSet, *, layers: Layers, reduction: str, function: str) -> "GroupFeatures":
         """Runs every network of all groups over the images, once."""
         check_image_set(function, data)
         every = [network for networks in groups.values() for network in networks]
@@ -118,12 +119,15 @@ class Grouped:
     @cached_property
     def matched(self) -> dict[str, tuple[str, ...]]:
         """Layer of the first network -> what that layer is called in each network; layers that all of them have."""
-        first = next(iter(self.sides.values())).layers
-        places = [dict(matched_layers(first, side.layers)) for side in self.sides.values()]
+        one = next(iter(self.sides.values()))
+        first = one.layers
+        places = [
+            dict(matched_layers(first, side.layers, same=same_architecture(one.provenance, side.provenance)))
+            for side in self.sides.values()
+        ]
         shared = [i for i in range(len(first)) if all(i in place for place in places)]
         if not shared:
-            lacking = self.names[next((k for k, place in enumerate(places) if not place), -1)]
-            got = f"none that {self.names[0]!r} and {lacking!r} share by name or in number"
+            got = f"none that {self.names[0]!r} shares with all of the others"
             advice = "Choose layers= that all networks have, or compare networks of one architecture"
             raise ValueError(message(self.function, "the networks must have layers that correspond", got, advice))
         sides = list(self.sides.values())
@@ -168,10 +172,10 @@ def _begun(provenance: Mapping[str, Any], seed: int | None) -> tuple[str, Any] |
 
 
 #: Group -> its networks, which differ in seed alone.
-Groups = Mapping[str, Sequence[Network]]
+Networks = Mapping[str, Sequence[Network]]
 
 
-def check_groups(groups: Groups, function: str) -> None:
+def check_groups(groups: Networks, function: str) -> None:
     """Every group holds networks of one architecture, and every network has a name and weights of its own.
 
     Args:

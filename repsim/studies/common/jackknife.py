@@ -10,7 +10,7 @@ from jaxtyping import Float
 #: All measures here are of order one, and so are their means; less than this is rounding.
 _ROUNDING = 1e-12
 
-Groups = tuple[tuple[int, ...], ...]
+NetworkNumbers = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Estimate:
     Attributes:
         value: From all networks.
         error: Standard error, from leaving out one network at a time; NaN where the groups are too small to tell.
-        freedom: Degrees of freedom: networks of the smallest group less one.
+        degrees_of_freedom: Degrees of degrees_of_freedom: networks of the smallest group less one.
     """
 
     value: float
     error: float
-    freedom: int
+    degrees_of_freedom: int
 
     @property
     def exact(self) -> bool:
@@ -36,8 +36,8 @@ class Estimate:
         """Student's interval; NaN ends where there is no standard error, or one of 0, which tells nothing of others."""
         from scipy.stats import t
 
-        known = self.freedom > 0 and not self.exact
-        half = float(t.ppf((1 + level) / 2, self.freedom)) * self.error if known else math.nan
+        known = self.degrees_of_freedom > 0 and not self.exact
+        half = float(t.ppf((1 + level) / 2, self.degrees_of_freedom)) * self.error if known else math.nan
         return self.value - half, self.value + half
 
     def is_zero(self, level: float = 0.95) -> bool | None:
@@ -46,7 +46,7 @@ class Estimate:
         return None if math.isnan(low) else low <= 0 <= high
 
 
-def jackknife(statistic: Callable[[Groups], float], groups: Sequence[Sequence[int]]) -> Estimate:
+def jackknife(statistic: Callable[[NetworkNumbers], float], groups: Sequence[Sequence[int]]) -> Estimate:
     """A statistic of groups of networks and its standard error.
 
     The S(S−1)/2 pairs of S networks are not independent, as each network is in S−1 of them; the networks are. So the
@@ -73,8 +73,8 @@ def jackknife(statistic: Callable[[Groups], float], groups: Sequence[Sequence[in
         left = np.array([statistic((*whole[:at], _without(group, i), *whole[at + 1 :])) for i in group])
         variance += (len(group) - 1) / len(group) * float(((left - left.mean()) ** 2).sum())
     error = math.sqrt(variance) if math.isfinite(variance) else math.nan
-    freedom = min(len(group) for group in whole) - 1
-    return Estimate(statistic(whole), error if freedom > 0 else math.nan, freedom)
+    degrees_of_freedom = min(len(group) for group in whole) - 1
+    return Estimate(statistic(whole), error if degrees_of_freedom > 0 else math.nan, degrees_of_freedom)
 
 
 def within(table: Float[np.ndarray, "m m"], group: Sequence[int]) -> float:

@@ -16,12 +16,12 @@ from repsim.metrics import Metric, get_metric, metric_name
 from repsim.similarity.many import compare_many
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import ALPHA, holm, p_value
-from repsim.studies.common.groups import Grouped
-from repsim.studies.common.jackknife import Estimate, Groups, jackknife, within
+from repsim.studies.common.groups import GroupFeatures
+from repsim.studies.common.jackknife import Estimate, NetworkNumbers, jackknife, within
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class PairTable:
     """A number of every pair of networks.
 
     Attributes:
@@ -31,11 +31,11 @@ class Pairs:
     """
 
     table: Float[np.ndarray, "m m"]
-    grouped: Grouped
+    grouped: GroupFeatures
     below: Float[np.ndarray, "m m"] | None = None
 
     @property
-    def plain(self) -> "Pairs":
+    def plain(self) -> "PairTable":
         """The same undivided."""
         return replace(self, below=None)
 
@@ -52,7 +52,7 @@ class Pairs:
         """What the mean between two groups has beyond the mean within one of them, as one statistic of both groups."""
         used, place = self._used(a, b), (a, b).index(baseline)
 
-        def gap(g: Groups) -> float:
+        def gap(g: NetworkNumbers) -> float:
             return self._between(g[0], g[1], used) - self.mean_within(g[place])
 
         return jackknife(gap, self._numbers(a, b))
@@ -66,7 +66,7 @@ class Pairs:
         names = list(dict.fromkeys([*one, *other]))
         places = [(names.index(a), names.index(b), self._used(a, b)) for a, b in (one, other)]
 
-        def gap(g: Groups) -> float:
+        def gap(g: NetworkNumbers) -> float:
             first, second = (self._between(g[i], g[j], used) for i, j, used in places)
             return first - second
 
@@ -129,7 +129,7 @@ class Contrast:
 
 
 @dataclass(frozen=True, eq=False)
-class Matched:
+class LayerComparisons:
     """Every network against every other one, layer by layer, by one measure.
 
     Attributes:
@@ -138,12 +138,12 @@ class Matched:
         matrices: Layer -> networks × networks.
     """
 
-    grouped: Grouped
+    grouped: GroupFeatures
     metric: Metric
     matrices: dict[str, SimilarityMatrix]
 
     @classmethod
-    def of(cls, grouped: Grouped, metric: str | Metric) -> "Matched":
+    def of(cls, grouped: GroupFeatures, metric: str | Metric) -> "LayerComparisons":
         """Compares all networks at each matched layer.
 
         Args:
@@ -186,18 +186,18 @@ class Matched:
         values = np.mean([m.values for m in every], axis=0)
         return replace(every[0], values=values, details={}, reasons=reasons, cautions=(), provenance=provenance)
 
-    def pairs(self, layer: str) -> Pairs:
+    def pairs(self, layer: str) -> PairTable:
         """The values at one layer, of measures that are not symmetric the mean of both directions."""
-        return Pairs(symmetric(self.matrices[layer].values), self.grouped)
+        return PairTable(symmetric(self.matrices[layer].values), self.grouped)
 
-    def ratio(self, layer: str, above: str, below: str) -> Pairs | None:
+    def ratio(self, layer: str, above: str, below: str) -> PairTable | None:
         """The ratio of the values (`above` is "") or a detail to a detail, mean by mean; None where there is none."""
         matrix = self.matrices[layer]
         if below not in matrix.details:
             return None
         # TD's `independent` has no number where both heads are perfect: then no error is expected.
         under = np.where(np.isnan(matrix.values), math.nan, np.nan_to_num(matrix.details[below]))
-        return Pairs(symmetric(matrix.details[above] if above else matrix.values), self.grouped, symmetric(under))
+        return PairTable(symmetric(matrix.details[above] if above else matrix.values), self.grouped, symmetric(under))
 
     def contrasts(self, a: str, b: str) -> list[Contrast]:
         """Two groups layer by layer; p-values are corrected over the layers."""
@@ -225,7 +225,7 @@ class Matched:
         }
 
 
-def contrast(name: str, pairs: Pairs, a: str, b: str) -> Contrast:
+def contrast(name: str, pairs: PairTable, a: str, b: str) -> Contrast:
     """Two groups' mean against both of their baselines; the p-value is not corrected yet."""
     beyond = pairs.beyond(a, b, a), pairs.beyond(a, b, b)
     both = [p_value(found) for found in beyond]

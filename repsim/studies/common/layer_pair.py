@@ -13,7 +13,7 @@ from repsim.metrics.base import within_bounds
 
 
 @dataclass(frozen=True)
-class Compared:
+class LayerPairResult:
     """What a measure says of two layers.
 
     Attributes:
@@ -31,7 +31,7 @@ class Compared:
 
 def compared(
     metric: Metric, states: tuple[Any, Any], layers: tuple[Float[Tensor, "n p"], Float[Tensor, "n p"]]
-) -> Compared:
+) -> LayerPairResult:
     """One measure of two layers; equal features are at its value of equal features, and not at the rounding of that.
 
     Args:
@@ -42,6 +42,8 @@ def compared(
     cross = metric.pairwise([states[0]], [states[1]])
     details = {name: float(detail) for name, detail in cross.details.items()}
     if cross.reasons:
-        return Compared(float("nan"), cross.reasons[0, 0], details, cross.cautions)
+        return LayerPairResult(float("nan"), cross.reasons[0, 0], details, cross.cautions)
     value = within_bounds(cross.values.cpu().numpy(), metric.bounds)[0].item()
-    return Compared(metric.self_value if torch.equal(*layers) else value, "", details, cross.cautions)
+    if torch.equal(*layers):
+        value = metric.facts.self_value_of(len(layers[0]))
+    return LayerPairResult(value, "", details, cross.cautions)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from repsim.studies.common.jackknife import Estimate, Groups, jackknife
+from repsim.studies.common.jackknife import Estimate, NetworkNumbers, jackknife
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class NetworkMean:
     """A mean over networks or pairs of networks, or the ratio of two such means.
 
     A ratio of means and no mean of ratios: a pair of heads without errors has no ratio of its own, and where errors are
@@ -50,10 +50,10 @@ class Measured:
         """The number of all networks and its standard error over networks."""
         return jackknife(lambda groups: self.of(groups[0]), [range(self.networks)])
 
-    def less(self, other: "Measured") -> Estimate:
+    def less(self, other: "NetworkMean") -> Estimate:
         """This number less the same of another group of networks, as one jackknifed statistic."""
 
-        def gap(groups: Groups) -> float:
+        def gap(groups: NetworkNumbers) -> float:
             return self.of(groups[0]) - other.of(groups[1])
 
         return jackknife(gap, [range(self.networks), range(other.networks)])

@@ -1,7 +1,7 @@
 """What an attack does to the features of the network that it is made against, beyond what noise of its size does."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,32 +14,55 @@ from repsim.data.image_set import ImageSet
 from repsim.features.activations import Activations
 from repsim.metrics import Metric, get_metric, metric_name
 from repsim.metrics.transferred.td import TD
+from repsim.networks.network import Network
+from repsim.recipes.standard import Standard
 from repsim.robustness import ThreatModel
 from repsim.robustness.adversarial_sets import adversarial
 from repsim.robustness.noise_control import same_norm_noise
 from repsim.robustness.threat import lengths
 from repsim.similarity.comparison import provenance_of
-from repsim.studies.common.finding import Part
-from repsim.studies.common.fixed_heads import Heads, fit_heads
-from repsim.studies.common.groups import Groups, check_groups, features
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.fixed_heads import FixedHeads, fit_heads
+from repsim.studies.common.groups import Networks, check_groups, features
 from repsim.studies.common.layer_pair import compared
-from repsim.studies.robustness.attack_report import Curves, differences, reading, summary
+from repsim.studies.robustness.attack_report import AttackCurves, differences, reading, summary
 from repsim.studies.robustness.baselines import check_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: The two ways in which images are moved: (radius, "attacked" or "control").
-Condition = tuple[float, str]
+AttackCondition = tuple[float, str]
 
 
-def default_radii(norm: str) -> tuple[float, ...]:
-    """Radii that are usual for 32 × 32 images, in pixel units of [0, 1]."""
-    return (0.25, 0.5, 1.0) if norm == "l2" else (2 / 255, 4 / 255, 8 / 255)
+def default_radii(norm: str, networks: Iterable[Network] = (), data: ImageSet | None = None) -> tuple[float, ...]:
+    """A quarter, half and the whole of the radius that networks were trained or tested at, in pixel units of [0, 1].
+
+    Args:
+        norm: "linf" or "l2".
+        networks: What their records say counts first: the largest radius of adversarial training, or else of the test
+            that was recorded.
+        data: What a preset of this name says counts next. None, or a set without a preset, leaves what is usual for
+            32 × 32 images: 2, 4 and 8 of 255. For l2 these are 0.25, 0.5 and 1 everywhere, as no recipe trains in it.
+
+    Returns:
+        Three radii.
+    """
+    if norm == "l2":
+        return 0.25, 0.5, 1.0
+    settings = [dict(network.provenance.get("record", {}).get("settings") or {}) for network in networks]
+    preset = "" if data is None else data.name.partition("/")[0]
+    tested = [{"eps": Standard.preset(preset).eval_eps}] if preset in Standard.PRESETS else []
+    for name, given in (("eps", settings), ("eval_eps", settings), ("eps", tested)):
+        found = [s[name] for s in given if isinstance(s.get(name), int | float) and 0 < s[name] <= 1]
+        if found:
+            most = float(max(found))
+            return most / 4, most / 2, most
+    return 2 / 255, 4 / 255, 8 / 255
 
 
 def clean_and_attacked(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     threat: str = "linf",
     eps: Sequence[float] | None = None,
@@ -50,7 +73,7 @@ def clean_and_attacked(
     reduction: str = "mean",
     seed: int = 0,
     progress: bool = True,
-) -> Part:
+) -> Finding:
     """How far do attacked images lie from the clean ones inside the network that was attacked, layer by layer?
 
     Every network is attacked by itself, and its features of the clean images are compared with its features of the
@@ -64,7 +87,7 @@ def clean_and_attacked(
         groups: Group -> networks that differ in their seed alone.
         data: Clean images with labels.
         threat: The norm, "linf" or "l2".
-        eps: Its radii, in pixel units of [0, 1]; None is `default_radii` of the norm.
+        eps: Its radii, in pixel units of [0, 1]; None is `default_radii` of the norm, the networks and the data.
         steps: Gradient evaluations of PGD, steps of 2.5 ε / steps.
         metrics: Measures of two sets of features, as `compare` takes them; TD goes without its noise floor.
         layers: As `extract` takes them; None for the stem, the residual blocks and the last features.
@@ -88,7 +111,7 @@ def clean_and_attacked(
         Per network and radius `steps` gradients of all images and two extractions; heads of TD for 2 + 2 · radii sets
         of layers. Memory: the features of one network under all conditions.
     """
-    eps = default_radii(threat) if eps is None else eps
+    eps = default_radii(threat, (n for networks in groups.values() for n in networks), data) if eps is None else eps
     threats = [ThreatModel(threat, e) for e in sorted(set(eps))]  # type: ignore[arg-type]
     if not threats:
         raise ValueError(message("clean_and_attacked", "there must be a radius", "none", "Pass, say, eps=(8/255,)"))
@@ -104,14 +127,14 @@ def clean_and_attacked(
         for network in networks:
             clean = _of(features([network], data, **options))
             facts[network.name] = {"group": group, **provenance_of(clean)}
-            sides: dict[Condition, Activations] = {}
+            sides: dict[AttackCondition, Activations] = {}
             accuracies.append({"group": group, "network": network.name, "eps": 0.0, "condition": "clean"})
-            accuracies[-1] |= {"accuracy": _accuracy(clean, data), "mean_norm": 0.0}
+            accuracies[-1] |= {"accuracy": clean.accuracy, "mean_norm": 0.0}
             for t in threats:
                 attacked = adversarial(network, data, t, steps=steps, seed=seed, progress=progress)
                 for condition, moved in (("attacked", attacked), ("control", controls[t.eps])):
                     side = sides[t.eps, condition] = _of(features([network], moved, **options))
-                    found = {"accuracy": _accuracy(side, data), "mean_norm": _mean_norm(data, moved, t)}
+                    found = {"accuracy": side.accuracy, "mean_norm": _mean_norm(data, moved, t)}
                     named = {"group": group, "network": network.name, "eps": t.eps, "condition": condition}
                     accuracies.append({**named, **found})
             rows += [
@@ -122,7 +145,9 @@ def clean_and_attacked(
     return _part(rows, accuracies, threat, chosen, data, steps, seed, reduction, facts)
 
 
-def moved_features(clean: Activations, moved: Mapping[Condition, Activations], metric: Metric) -> list[dict[str, Any]]:
+def moved_features(
+    clean: Activations, moved: Mapping[AttackCondition, Activations], metric: Metric
+) -> list[dict[str, Any]]:
     """One measure of a network's clean features and the same network's moved ones, layer by layer.
 
     Features that have not moved at all are at the measure's value of equal features, and not at its rounding.
@@ -153,7 +178,7 @@ def moved_features(clean: Activations, moved: Mapping[Condition, Activations], m
 
 
 def _fixed_heads(
-    name: str, clean: Activations, moved: Mapping[Condition, Activations], metric: TD
+    name: str, clean: Activations, moved: Mapping[AttackCondition, Activations], metric: TD
 ) -> list[dict[str, Any]]:
     labels = clean.labels
     assert labels is not None  # the measure itself has asked for them
@@ -162,7 +187,7 @@ def _fixed_heads(
     right = labels.unique(return_inverse=True)[1][heads[0].asked]
     before = [head.held_out(clean[layer]) for head, layer in zip(heads, clean, strict=True)]
 
-    def row(eps: float, condition: str, place: int, layer: str, head: Heads) -> dict[str, Any]:
+    def row(eps: float, condition: str, place: int, layer: str, head: FixedHeads) -> dict[str, Any]:
         after = head.held_out(moved[eps, condition][layer])
         value = np.nan if head.reason else float((before[place] != after).double().mean())
         beside = [float((answers == right).double().mean()) for answers in (before[place], after)]
@@ -191,7 +216,7 @@ def _part(
     seed: int,
     reduction: str,
     facts: Mapping[str, Any],
-) -> Part:
+) -> Finding:
     import pandas as pd
 
     table, accuracy = pd.DataFrame(rows), pd.DataFrame(accuracies)
@@ -217,7 +242,7 @@ def _part(
         "networks": dict(facts),
         "versions": versions(),
     }
-    return Part(
+    return Finding(
         "clean_and_attacked",
         "How far do attacked images lie from the clean ones inside the attacked network, beyond noise of their size?",
         {
@@ -232,7 +257,7 @@ def _part(
     )
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Curves]:
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[AttackCurves]:
     """The rows of `moved_features`, gathered by measure and within a measure by group."""
     measures, groups = (list(dict.fromkeys(row[x] for row in rows)) for x in ("measure", "group"))
     for measure, group in itertools.product(measures, groups):
@@ -246,16 +271,11 @@ def curves_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Curves]:
             at = networks.index(row["network"]), radii.index(row["eps"]), row["place"]
             values[row["condition"]][at] = row["value"]
         why = next((row["reason"] for row in own if row["reason"]), "")
-        yield Curves(group, measure, own[0]["kind"], tuple(layers), tuple(radii), **values, reason=why)
+        yield AttackCurves(group, measure, own[0]["kind"], tuple(layers), tuple(radii), **values, reason=why)
 
 
 def _of(found: Mapping[str, Activations]) -> Activations:
     return next(iter(found.values()))
-
-
-def _accuracy(side: Activations, data: ImageSet) -> float:
-    assert side.outputs is not None  # the attack has asked for logits
-    return float((side.outputs.argmax(1) == data.labels).double().mean())
 
 
 def _mean_norm(data: ImageSet, moved: ImageSet, threat: ThreatModel) -> float:

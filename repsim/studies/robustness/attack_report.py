@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from repsim.robustness import ThreatModel
 from repsim.studies.common.jackknife import Estimate
-from repsim.studies.common.network_means import Measured
+from repsim.studies.common.network_means import NetworkMean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ Effect = tuple[str, tuple[str, ...], Estimate]
 
 
 @dataclass(frozen=True, eq=False)
-class Curves:
+class AttackCurves:
     """One measure of one group: clean features against moved ones.
 
     Attributes:
@@ -47,16 +47,16 @@ class Curves:
         """How much further from the clean features the attack leads than the noise."""
         return self.control - self.attacked if self.kind == "similarity" else self.attacked - self.control
 
-    def at_last(self, radius: int) -> Measured:
+    def at_last(self, radius: int) -> NetworkMean:
         """What the attack does beyond the noise at the last layer."""
-        return Measured(self.beyond[:, radius, -1])
+        return NetworkMean(self.beyond[:, radius, -1])
 
-    def growth(self, radius: int) -> Measured:
+    def growth(self, radius: int) -> NetworkMean:
         """How much more it does at the last layer than at the first."""
-        return Measured(self.beyond[:, radius, -1] - self.beyond[:, radius, 0])
+        return NetworkMean(self.beyond[:, radius, -1] - self.beyond[:, radius, 0])
 
 
-def summary(curves: Sequence[Curves]) -> "pd.DataFrame":
+def summary(curves: Sequence[AttackCurves]) -> "pd.DataFrame":
     """Means of the groups with their standard errors over networks, and the effect beyond the control."""
     import pandas as pd
 
@@ -67,7 +67,7 @@ def summary(curves: Sequence[Curves]) -> "pd.DataFrame":
                 row: dict[str, Any] = {"measure": c.measure, "group": c.group, "eps": eps, "layer": layer}
                 row |= {"place": place, "networks": len(c.attacked)}
                 for name in ("attacked", "control", "beyond"):
-                    found = Measured(getattr(c, name)[:, e, place]).estimate
+                    found = NetworkMean(getattr(c, name)[:, e, place]).estimate
                     row |= {name: found.value, f"{name}_error": found.error}
                     if name == "beyond":
                         row |= dict(zip(("beyond_low", "beyond_high"), found.interval(), strict=True))
@@ -75,7 +75,7 @@ def summary(curves: Sequence[Curves]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def differences(curves: Sequence[Curves]) -> "pd.DataFrame":
+def differences(curves: Sequence[AttackCurves]) -> "pd.DataFrame":
     """Effects with their 95 % intervals: of the attack beyond the noise, of depth on it, and of the group on both."""
     import pandas as pd
 
@@ -91,7 +91,7 @@ def differences(curves: Sequence[Curves]) -> "pd.DataFrame":
 
 
 def reading(
-    curves: Sequence[Curves], accuracies: Sequence[Mapping[str, Any]], threat: str, steps: int
+    curves: Sequence[AttackCurves], accuracies: Sequence[Mapping[str, Any]], threat: str, steps: int
 ) -> tuple[str, ...]:
     """Sentences at the largest radius; what lies inside its uncertainty is called that."""
     eps = curves[0].eps[-1]
@@ -121,13 +121,13 @@ def reading(
 _LAST, _GROWTH = "beyond noise at the last layer", "its growth from the first layer to the last"
 
 
-def _others(c: Curves, curves: Sequence[Curves]) -> list[Curves]:
+def _others(c: AttackCurves, curves: Sequence[AttackCurves]) -> list[AttackCurves]:
     """The groups behind this one, of the same measure: each pair of groups once."""
     same = [other for other in curves if other.measure == c.measure]
     return same[same.index(c) + 1 :]
 
 
-def _effects(c: Curves, others: Sequence[Curves], radius: int) -> list[Effect]:
+def _effects(c: AttackCurves, others: Sequence[AttackCurves], radius: int) -> list[Effect]:
     at_last, growth = c.at_last(radius), c.growth(radius)
     found = [(_LAST, (c.group,), at_last.estimate), (_GROWTH, (c.group,), growth.estimate)]
     for other in others:
@@ -150,7 +150,7 @@ def _accuracy(group: str, rows: Sequence[Mapping[str, Any]], eps: float, steps: 
     return f"{group} ({counted}) {clean:.3f} clean, {attacked:.3f} under PGD-{steps}, {control:.3f} under the noise."
 
 
-def _course(c: Curves) -> str:
+def _course(c: AttackCurves) -> str:
     """From the first layer to the last, in plain means."""
     first, last = c.layers[0], c.layers[-1]
     attacked, control = (x[:, -1].mean(0) for x in (c.attacked, c.control))
@@ -160,11 +160,11 @@ def _course(c: Curves) -> str:
     )
 
 
-def _verdicts(c: Curves, effects: Sequence[Effect]) -> str:
+def _verdicts(c: AttackCurves, effects: Sequence[Effect]) -> str:
     return "; ".join(f"{effect} {_verdict(c, effect, groups, found)}" for effect, groups, found in effects)
 
 
-def _verdict(c: Curves, effect: str, groups: tuple[str, ...], found: Estimate) -> str:
+def _verdict(c: AttackCurves, effect: str, groups: tuple[str, ...], found: Estimate) -> str:
     if np.isnan(found.value):
         return f"has no number{f' ({c.reason})' if c.reason else ''}"
     low, high = found.interval()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from repsim._common.messages import message
 from repsim.metrics import Metric, get_metric, metric_name
-from repsim.plots.study_panels import Curves, Line
+from repsim.plots.study_panels import Line, LinePanel
 from repsim.studies.common.claims import ALPHA, NO_BASELINE, columns, holm, p_value, runs, span
-from repsim.studies.common.groups import SEEDS, Grouped
+from repsim.studies.common.groups import SEEDS, GroupFeatures
 from repsim.studies.common.jackknife import Estimate
-from repsim.studies.common.layer_comparisons import Contrast, Matched, Pairs
+from repsim.studies.common.layer_comparisons import Contrast, LayerComparisons, PairTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,7 +21,7 @@ Contrasts = Mapping[tuple[str, str], Sequence[Contrast]]
 _ACCURACIES = "accuracy_row", "accuracy_col"
 
 
-def pairs_table(found: Matched) -> "DataFrame":
+def pairs_table(found: LayerComparisons) -> "DataFrame":
     """Each layer's mean within each group and between each two, with standard errors; of TD with what explains it."""
     import pandas as pd
 
@@ -38,7 +38,7 @@ def pairs_table(found: Matched) -> "DataFrame":
     return pd.DataFrame(rows)
 
 
-def differences_table(found: Matched, contrasts: Contrasts) -> "DataFrame":
+def differences_table(found: LayerComparisons, contrasts: Contrasts) -> "DataFrame":
     """Between groups less the baseline within each of them, layer by layer, with p-values."""
     import pandas as pd
 
@@ -52,7 +52,7 @@ def differences_table(found: Matched, contrasts: Contrasts) -> "DataFrame":
     return pd.DataFrame(rows)
 
 
-def baseline_sentences(found: Matched) -> list[str]:
+def baseline_sentences(found: LayerComparisons) -> list[str]:
     """What two networks of one group have in common."""
     said = []
     for group, sides in found.grouped.groups.items():
@@ -68,12 +68,12 @@ def baseline_sentences(found: Matched) -> list[str]:
     return said
 
 
-def contrast_sentences(found: Matched, contrasts: Contrasts) -> list[str]:
+def contrast_sentences(found: LayerComparisons, contrasts: Contrasts) -> list[str]:
     """Where two groups are told apart from both of their baselines, and where they are not."""
     return [sentence for (a, b), layers in contrasts.items() for sentence in _contrast(found, a, b, layers)]
 
 
-def _contrast(found: Matched, a: str, b: str, layers: Sequence[Contrast]) -> Iterator[str]:
+def _contrast(found: LayerComparisons, a: str, b: str, layers: Sequence[Contrast]) -> Iterator[str]:
     asked = [each for each in layers if not math.isnan(each.p)]
     values = span([each.between.value for each in layers])
     start = f"{found.name}: {a} × {b} {values}"
@@ -112,7 +112,7 @@ def _contrast(found: Matched, a: str, b: str, layers: Sequence[Contrast]) -> Ite
         yield f"{found.name}: no number or no interval at {runs([each.layer for each in layers], missing)}."
 
 
-def universality_sentences(found: Matched) -> list[str]:
+def universality_sentences(found: LayerComparisons) -> list[str]:
     """Whether networks of one group are more alike among themselves than those of another."""
     said = []
     for a, b in found.grouped.pairs:
@@ -137,7 +137,7 @@ def check_metrics(function: str, metrics: Sequence[str | Metric]) -> None:
         raise ValueError(message(function, "metrics must name each measure once", got, 'Pass metrics=("cka", "td")'))
 
 
-def metrics_facts(every: Sequence[Matched]) -> dict[str, Any]:
+def metrics_facts(every: Sequence[LayerComparisons]) -> dict[str, Any]:
     """What comparisons of matched layers depend on, beside networks and images."""
     one = every[0]
     return {
@@ -154,7 +154,7 @@ def metrics_facts(every: Sequence[Matched]) -> dict[str, Any]:
     }
 
 
-def curves(found: Matched, contrasts: Contrasts) -> Curves:
+def curves(found: LayerComparisons, contrasts: Contrasts) -> LinePanel:
     """The means over depth: solid between groups, filled where told apart from both baselines, dashed within."""
     lines: dict[str, Line] = {}
     groups = list(found.grouped.groups)
@@ -166,7 +166,7 @@ def curves(found: Matched, contrasts: Contrasts) -> Curves:
         every, marked = [each.between for each in layers], [each.outside for each in layers]
         lines[f"{a} × {b}"] = line(every, colour=len(groups) + k, marked=marked)
     better = "larger: more alike" if found.sign > 0 else "smaller: more alike"
-    return Curves(lines, found.layers, found.metric.title, better, found.metric.bounds)
+    return LinePanel(lines, found.layers, found.metric.title, better, found.metric.bounds)
 
 
 def line(every: Sequence[Estimate], **style: Any) -> Line:
@@ -175,15 +175,15 @@ def line(every: Sequence[Estimate], **style: Any) -> Line:
     return Line([each.value for each in every], low, high, **style)
 
 
-def _cells(grouped: Grouped) -> list[tuple[str, str]]:
+def _cells(grouped: GroupFeatures) -> list[tuple[str, str]]:
     return [*((group, group) for group, sides in grouped.groups.items() if len(sides) > 1), *grouped.pairs]
 
 
-def _of(pairs: Pairs, a: str, b: str) -> Estimate:
+def _of(pairs: PairTable, a: str, b: str) -> Estimate:
     return pairs.within(a) if a == b else pairs.between(a, b)
 
 
-def _accuracy(found: Matched, layer: str, group: str) -> float:
+def _accuracy(found: LayerComparisons, layer: str, group: str) -> float:
     """Mean over a group's networks; a network's own cell compares its heads with themselves."""
     own = found.matrices[layer].details[_ACCURACIES[0]].diagonal()
     return float(own[list(found.grouped.numbers[group])].mean())

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 from repsim.data.image_set import ImageSet
 from repsim.metrics import Metric, metric_name
 from repsim.networks.layers import Layers
-from repsim.plots.study_panels import Curves, Drawing, Panel, study_figure
+from repsim.plots.study_panels import Drawing, LinePanel, Panel, study_figure
 from repsim.similarity.comparison import compare
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import NO_BASELINE
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import SEEDS, Grouped, Groups
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import SEEDS, GroupFeatures, Networks
 from repsim.studies.common.jackknife import Estimate
 from repsim.studies.robustness.baselines import line
 from repsim.studies.robustness.self_similarity import (
-    Alone,
+    SelfSimilarity,
     beyond_lag,
     checked,
     facts,
@@ -39,8 +39,8 @@ _BLOCKS = (
 
 
 def cross_layer(
-    groups: Groups, data: ImageSet, *, metric: str | Metric = "cka", layers: Layers = None, reduction: str = "mean"
-) -> Part:
+    groups: Networks, data: ImageSet, *, metric: str | Metric = "cka", layers: Layers = None, reduction: str = "mean"
+) -> Finding:
     """Every layer with every other one: is there block structure in one group of networks and not in another?
 
     For each network s_ij, the similarity of its layers i and j, and from it the block score (share of pairs with
@@ -73,16 +73,16 @@ def cross_layer(
     """
     checked("cross_layer", metric)
     return cross_layer_of(
-        Grouped.of(groups, data, layers=layers, reduction=reduction, function="cross_layer"), metric=metric
+        GroupFeatures.of(groups, data, layers=layers, reduction=reduction, function="cross_layer"), metric=metric
     )
 
 
-def cross_layer_of(grouped: Grouped, *, metric: str | Metric = "cka") -> Part:
+def cross_layer_of(grouped: GroupFeatures, *, metric: str | Metric = "cka") -> Finding:
     """`cross_layer` of features that are there already."""
     import pandas as pd
 
     chosen = checked("cross_layer", metric)
-    every = {name: Alone.of(side, chosen) for name, side in grouped.sides.items()}
+    every = {name: SelfSimilarity.of(side, chosen) for name, side in grouped.sides.items()}
     means, gaps = group_means(grouped, every), group_gaps(grouped, every, grouped.pairs)
     sides = grouped.sides
     chosen_pairs = {f"two of {group}": list(own)[:2] for group, own in grouped.groups.items() if len(own) > 1}
@@ -124,7 +124,7 @@ def cross_layer_of(grouped: Grouped, *, metric: str | Metric = "cka") -> Part:
             rows[-1].append(_scores(grouped, every, means))
         return study_figure(rows, note=_BLOCKS.format(metric=metric_name(chosen), threshold=threshold))
 
-    return Part(
+    return Finding(
         "cross_layer",
         "Is there block structure, and in which group of networks?",
         tables,
@@ -134,7 +134,7 @@ def cross_layer_of(grouped: Grouped, *, metric: str | Metric = "cka") -> Part:
     )
 
 
-def _apart(grouped: Grouped, a: str, b: str) -> list[str]:
+def _apart(grouped: GroupFeatures, a: str, b: str) -> list[str]:
     """The first two networks of two groups with different seeds; where there are none, the first ones."""
     pairs = [(x, y) for x in grouped.numbers[a] for y in grouped.numbers[b]]
     known = [(x, y) for x, y in pairs if grouped.apart[x, y]]
@@ -151,16 +151,20 @@ def _across(title: str, matrix: SimilarityMatrix) -> Panel:
     return Panel(matrix, title, ", ".join(lines), found)
 
 
-def _alone(title: str, each: Alone) -> Panel:
+def _alone(title: str, each: SelfSimilarity) -> Panel:
     numbers = each.numbers
     note = f"block score {numbers['block_score']:.2f}, mean {numbers['mean_off_diagonal']:.2f}"
     return Panel(each.matrix, title, note, each.blocks)
 
 
-def _scores(grouped: Grouped, every: Mapping[str, Alone], means: Mapping[tuple[str, str], Estimate]) -> Curves:
+def _scores(
+    grouped: GroupFeatures, every: Mapping[str, SelfSimilarity], means: Mapping[tuple[str, str], Estimate]
+) -> LinePanel:
     """The block score of every network beside its group's mean."""
     groups = list(grouped.groups)
     mean = [means[group, "block_score"] for group in groups]
     own = [[every[name].numbers["block_score"] for name in sides] for sides in grouped.groups.values()]
     lines = {"group mean, 95 % interval": line(mean, colour=3, own=own)}
-    return Curves(lines, groups, "block scores; grey: each network", "block score", (0.0, 1.0), xlabel="", joined=False)
+    return LinePanel(
+        lines, groups, "block scores; grey: each network", "block score", (0.0, 1.0), xlabel="", joined=False
+    )

@@ -22,7 +22,7 @@ _RESAMPLES = 5000
 
 
 @dataclass(frozen=True)
-class Sure:
+class ImageEstimate:
     """A number with its 95 % interval over the choice of images that given heads are asked about."""
 
     value: float
@@ -39,7 +39,7 @@ class Sure:
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class HeadAnswers:
     """What one layer's head, fitted on the training images, answers at one epoch.
 
     Attributes:
@@ -62,11 +62,11 @@ class Answered:
         return float(self.train_right.double().mean() - self.test_right.double().mean())
 
 
-Heads = Mapping[str, Mapping[int, Sequence[Answered]]]
+HeadsByEpoch = Mapping[str, Mapping[int, Sequence[HeadAnswers]]]
 
 
 def reading(
-    table: "DataFrame", scores: Sequence[Mapping[str, Any]], answered: Heads, metric: Metric
+    table: "DataFrame", scores: Sequence[Mapping[str, Any]], answered: HeadsByEpoch, metric: Metric
 ) -> tuple[str, ...]:
     """Sentences on each group and on each pair of them; what lies inside its uncertainty is called that."""
     sentences = []
@@ -121,7 +121,7 @@ def _settling(group: str, own: Any, layers: Sequence[str], metric: str) -> str:
     return f"{group}: {metric} to the end stays above {SETTLED:g} from epoch {named}: {order}."
 
 
-def _gaps(group: str, epoch: int, layers: Sequence[str], heads: Sequence[Answered]) -> str:
+def _gaps(group: str, epoch: int, layers: Sequence[str], heads: Sequence[HeadAnswers]) -> str:
     start = f"{group}, heads after epoch {epoch}, train less test accuracy: "
     without = next((head.reason for head in heads if head.reason), "")
     if without:
@@ -138,7 +138,7 @@ def _gaps(group: str, epoch: int, layers: Sequence[str], heads: Sequence[Answere
     return f"{text}; growth from {layers[0]} to {layers[-1]} {change}: {verdict}."
 
 
-def _against(one: str, other: str, first: Sequence[Answered], second: Sequence[Answered]) -> list[str]:
+def _against(one: str, other: str, first: Sequence[HeadAnswers], second: Sequence[HeadAnswers]) -> list[str]:
     """Whether the gap grows more from the first layer to the last in one training than in another."""
     ends = first[0], first[-1], second[0], second[-1]
     if any(head.reason for head in ends):
@@ -148,17 +148,19 @@ def _against(one: str, other: str, first: Sequence[Answered], second: Sequence[A
     return [f"Growth of that gap from the first layer to the last, {one} less {other}: {change}: {verdict}."]
 
 
-def gap(head: Answered) -> Sure:
+def gap(head: HeadAnswers) -> ImageEstimate:
     """The gap of one head with Newcombe's interval for a difference of two shares, from the Wilson interval of each.
 
     Source:
         Newcombe 1998, Stat. Med. 17, 873-890, method 10.
     """
     (p, low_p, high_p), (q, low_q, high_q) = (_share(right) for right in (head.train_right, head.test_right))
-    return Sure(head.gap, p - q - math.hypot(p - low_p, high_q - q), p - q + math.hypot(high_p - p, q - low_q))
+    return ImageEstimate(head.gap, p - q - math.hypot(p - low_p, high_q - q), p - q + math.hypot(high_p - p, q - low_q))
 
 
-def growth(first: Answered, last: Answered, less: tuple[Answered, Answered] | None = None, *, seed: int = 0) -> Sure:
+def growth(
+    first: HeadAnswers, last: HeadAnswers, less: tuple[HeadAnswers, HeadAnswers] | None = None, *, seed: int = 0
+) -> ImageEstimate:
     """How much larger the gap of one head is than that of another, by a bootstrap over the images that both answer.
 
     Args:
@@ -175,7 +177,7 @@ def growth(first: Answered, last: Answered, less: tuple[Answered, Answered] | No
         Efron 1979, Ann. Statist. 7.
     """
 
-    def change(name: str, pair: tuple[Answered, Answered]) -> np.ndarray:
+    def change(name: str, pair: tuple[HeadAnswers, HeadAnswers]) -> np.ndarray:
         one, other = (getattr(head, name).numpy().astype(int) for head in pair)
         return other - one
 
@@ -186,7 +188,7 @@ def growth(first: Answered, last: Answered, less: tuple[Answered, Answered] | No
         value += sign * float(per_image.mean())
         moved += sign * _resampled_means(per_image, rng)
     low, high = np.quantile(moved, (0.025, 0.975))
-    return Sure(value, float(low), float(high))
+    return ImageEstimate(value, float(low), float(high))
 
 
 def settled(to_final: Sequence[float], level: float) -> int | None:

@@ -13,10 +13,10 @@ from repsim.metrics.transferred.td import TD
 from repsim.networks.layers import Layers
 from repsim.plots.study_panels import study_figure
 from repsim.studies.common.claims import columns, holm, p_value, shown, verdict
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped, Groups
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import GroupFeatures, Networks
 from repsim.studies.common.jackknife import Estimate, jackknife
-from repsim.studies.common.layer_comparisons import Matched, Pairs, symmetric
+from repsim.studies.common.layer_comparisons import LayerComparisons, PairTable, symmetric
 from repsim.studies.robustness.baselines import (
     baseline_sentences,
     check_metrics,
@@ -40,13 +40,13 @@ _CURVES = (
 
 
 def over_seeds(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     *,
     metrics: Sequence[str | Metric] = ("cka", "td"),
     layers: Layers = None,
     reduction: str = "mean",
-) -> Part:
+) -> Finding:
     """At which layers do two groups of networks differ by more than two networks of one group do?
 
     At each layer that corresponds, the mean over pairs of networks within each group (the seed-to-seed baseline) and
@@ -80,16 +80,16 @@ def over_seeds(
     """
     check_metrics("over_seeds", metrics)
     return over_seeds_of(
-        Grouped.of(groups, data, layers=layers, reduction=reduction, function="over_seeds"), metrics=metrics
+        GroupFeatures.of(groups, data, layers=layers, reduction=reduction, function="over_seeds"), metrics=metrics
     )
 
 
-def over_seeds_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("cka", "td")) -> Part:
+def over_seeds_of(grouped: GroupFeatures, *, metrics: Sequence[str | Metric] = ("cka", "td")) -> Finding:
     """`over_seeds` of features that are there already."""
     import pandas as pd
 
     check_metrics("over_seeds", metrics)
-    every = [Matched.of(grouped, metric) for metric in metrics]
+    every = [LayerComparisons.of(grouped, metric) for metric in metrics]
     contrasts = [{(a, b): found.contrasts(a, b) for a, b in grouped.pairs} for found in every]
     panels = [curves(found, apart) for found, apart in zip(every, contrasts, strict=True)]
     tables = {"": pd.concat([pairs_table(found) for found in every], ignore_index=True)}
@@ -99,7 +99,7 @@ def over_seeds_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("cka",
     reading = grouped.unmatched()
     for found, apart in zip(every, contrasts, strict=True):
         reading += [*baseline_sentences(found), *contrast_sentences(found, apart), *universality_sentences(found)]
-        heads = Heads.of(found)
+        heads = OwnAndRefittedHeads.of(found)
         if heads is not None and heads.groups:
             tables["heads"] = heads.table()
             reading += heads.sentences()
@@ -107,7 +107,7 @@ def over_seeds_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("cka",
     def draw() -> "Figure":
         return study_figure([panels], note=_CURVES)
 
-    return Part(
+    return Finding(
         "over_seeds",
         "At which layers do groups differ by more than seeds do?",
         tables,
@@ -118,7 +118,7 @@ def over_seeds_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("cka",
 
 
 @dataclass(frozen=True, eq=False)
-class Heads:
+class OwnAndRefittedHeads:
     """Disagreement of all pairs of networks, by their own heads and by heads fitted again.
 
     A raw disagreement is mostly accuracy, so each is also taken as a share of what independent errors of the same
@@ -130,12 +130,12 @@ class Heads:
         layer: That layer.
     """
 
-    own: Pairs
-    again: Pairs
+    own: PairTable
+    again: PairTable
     layer: str
 
     @classmethod
-    def of(cls, found: Matched) -> "Heads | None":
+    def of(cls, found: LayerComparisons) -> "OwnAndRefittedHeads | None":
         """From a comparison by TD; None for other measures and where the networks' own answers are not known."""
         layer = found.layers[-1]
         matrix = found.matrices[layer]
@@ -149,7 +149,7 @@ class Heads:
             return None
         right = [float((answer == labels.cpu()).double().mean()) for answer in answers]
         below = _independent(np.array(right), len(labels.unique()))
-        return cls(Pairs(symmetric(matrix.details["outputs_disagree"]), found.grouped, below), again, layer)
+        return cls(PairTable(symmetric(matrix.details["outputs_disagree"]), found.grouped, below), again, layer)
 
     def gain(self, group: str) -> Estimate:
         """Share of independent disagreement by heads fitted again, less that by the networks' own heads."""

@@ -12,16 +12,16 @@ from repsim.data.image_set import ImageSet
 from repsim.metrics import Metric
 from repsim.networks.layers import Layers
 from repsim.networks.network import Network
-from repsim.plots.study_panels import Curves, study_figure
+from repsim.plots.study_panels import LinePanel, study_figure
 from repsim.studies.augmentation.ranks import LEAST_GROUPS
 from repsim.studies.common.claims import ALPHA, NO_BASELINE, holm
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import GroupFeatures
 from repsim.studies.robustness.baselines import line
 from repsim.studies.robustness.self_similarity import (
     STATISTICS,
     WORDS,
-    Alone,
+    SelfSimilarity,
     checked,
     facts,
     gap_sentence,
@@ -51,7 +51,7 @@ def capacity(
     metric: str | Metric = "cka",
     layers: Layers = None,
     reduction: str = "mean",
-) -> Part:
+) -> Finding:
     """How alike are a network's layers to each other as networks grow wider or deeper?
 
     Each network is compared with itself as in `cross_layer`; the block score, the mean similarities of its layers and
@@ -83,11 +83,11 @@ def capacity(
     checked("capacity", metric)
     kinds = {kind: {size: list(own) for size, own in sizes.items()} for kind, sizes in networks.items()}
     flat = {_group(kind, size): own for kind, sizes in kinds.items() for size, own in sizes.items()}
-    grouped = Grouped.of(flat, data, layers=layers, reduction=reduction, function="capacity")
+    grouped = GroupFeatures.of(flat, data, layers=layers, reduction=reduction, function="capacity")
     return capacity_of(grouped, {kind: list(sizes) for kind, sizes in kinds.items()}, metric=metric)
 
 
-def capacity_of(grouped: Grouped, sizes: Mapping[str, Sequence[str]], *, metric: str | Metric = "cka") -> Part:
+def capacity_of(grouped: GroupFeatures, sizes: Mapping[str, Sequence[str]], *, metric: str | Metric = "cka") -> Finding:
     """`capacity` of features that are there already.
 
     Args:
@@ -101,7 +101,7 @@ def capacity_of(grouped: Grouped, sizes: Mapping[str, Sequence[str]], *, metric:
     if not sizes or not all(sizes.values()):
         got = next((f"none of {kind!r}" for kind, own in sizes.items() if not own), "no kind")
         raise ValueError(message("capacity", "every kind must have a size", got, "Leave the kind out"))
-    every = {name: Alone.of(side, chosen) for name, side in grouped.sides.items()}
+    every = {name: SelfSimilarity.of(side, chosen) for name, side in grouped.sides.items()}
     pairs = [(_group(kind, own[0]), _group(kind, own[-1])) for kind, own in sizes.items() if len(own) > 1]
     kinds = list(sizes)
     pairs += [
@@ -133,7 +133,7 @@ def capacity_of(grouped: Grouped, sizes: Mapping[str, Sequence[str]], *, metric:
     def draw() -> "Figure":
         return study_figure([[_panel(grouped, every, means, sizes, name) for name in STATISTICS]], note=_NOTE)
 
-    return Part(
+    return Finding(
         "capacity",
         "Does more capacity change how alike a network's layers are?",
         tables,
@@ -180,7 +180,9 @@ def _group(kind: str, size: str) -> str:
     return f"{kind}, {size}"
 
 
-def _ranks(grouped: Grouped, every: Mapping[str, Alone], sizes: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _ranks(
+    grouped: GroupFeatures, every: Mapping[str, SelfSimilarity], sizes: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for kind, own in sizes.items():
         if len(own) < LEAST_GROUPS:
@@ -216,12 +218,12 @@ def _rank_sentences(sizes: Mapping[str, Sequence[str]], ranks: Sequence[Mapping[
 
 
 def _panel(
-    grouped: Grouped,
-    every: Mapping[str, Alone],
+    grouped: GroupFeatures,
+    every: Mapping[str, SelfSimilarity],
     means: Mapping[tuple[str, str], Any],
     sizes: Mapping[str, Sequence[str]],
     statistic: str,
-) -> Curves:
+) -> LinePanel:
     places = list(dict.fromkeys(size for own in sizes.values() for size in own))
     lines = {}
     for k, (kind, own) in enumerate(sizes.items()):
@@ -231,4 +233,4 @@ def _panel(
         lines[kind] = drawn.at([places.index(size) for size in own], len(places))
     # Debiased CKA may dip below 0; shares may not.
     low = -1.0 if "similarity" in WORDS[statistic] else 0.0
-    return Curves(lines, places, WORDS[statistic], "", (low, 1.0), xlabel="size", joined=False, ordered=True)
+    return LinePanel(lines, places, WORDS[statistic], "", (low, 1.0), xlabel="size", joined=False, ordered=True)

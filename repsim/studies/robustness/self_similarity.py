@@ -16,8 +16,8 @@ from repsim.similarity.comparison import compare
 from repsim.similarity.effective_dimension import dimension
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import columns, holm, p_value, shown, verdict
-from repsim.studies.common.groups import Grouped
-from repsim.studies.common.jackknife import Estimate, Groups, jackknife
+from repsim.studies.common.groups import GroupFeatures
+from repsim.studies.common.jackknife import Estimate, NetworkNumbers, jackknife
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,7 +49,7 @@ class Gap:
 
 
 @dataclass(frozen=True, eq=False)
-class Alone:
+class SelfSimilarity:
     """One network against itself.
 
     Attributes:
@@ -65,7 +65,7 @@ class Alone:
     first: Mapping[str, float]
 
     @classmethod
-    def of(cls, side: Activations, metric: Metric) -> "Alone":
+    def of(cls, side: Activations, metric: Metric) -> "SelfSimilarity":
         """Compares the layers of a network with each other."""
         matrix = compare(side, side, metric)
         found = blocks(matrix)
@@ -107,7 +107,7 @@ def checked(function: str, metric: str | Metric) -> Metric:
     return chosen
 
 
-def facts(metric: Metric, every: Sequence[Alone]) -> dict[str, Any]:
+def facts(metric: Metric, every: Sequence[SelfSimilarity]) -> dict[str, Any]:
     """What the numbers of networks against themselves depend on."""
     chance = [float(a.matrix.details["chance"].max()) for a in every if "chance" in a.matrix.details]
     return {
@@ -124,7 +124,7 @@ def facts(metric: Metric, every: Sequence[Alone]) -> dict[str, Any]:
     }
 
 
-def group_means(grouped: Grouped, every: Mapping[str, Alone]) -> dict[tuple[str, str], Estimate]:
+def group_means(grouped: GroupFeatures, every: Mapping[str, SelfSimilarity]) -> dict[tuple[str, str], Estimate]:
     """(group, statistic) -> the mean over a group's networks with its standard error over them."""
     return {
         (group, name): _mean([every[network].numbers[name] for network in sides])
@@ -134,7 +134,7 @@ def group_means(grouped: Grouped, every: Mapping[str, Alone]) -> dict[tuple[str,
 
 
 def group_gaps(
-    grouped: Grouped, every: Mapping[str, Alone], pairs: Sequence[tuple[str, str]]
+    grouped: GroupFeatures, every: Mapping[str, SelfSimilarity], pairs: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str, str], Gap]:
     """(first, second, statistic) -> the second group's mean less the first's, corrected over all that is asked."""
     asked = [(a, b, name) for a, b in pairs for name in STATISTICS]
@@ -149,7 +149,7 @@ def group_gaps(
     return dict(zip(asked, made, strict=True))
 
 
-def means_table(grouped: Grouped, found: Mapping[tuple[str, str], Estimate]) -> "DataFrame":
+def means_table(grouped: GroupFeatures, found: Mapping[tuple[str, str], Estimate]) -> "DataFrame":
     """The group means as a table."""
     import pandas as pd
 
@@ -189,14 +189,14 @@ def gap_sentence(a: str, b: str, found: Mapping[tuple[str, str, str], Gap]) -> s
 
 
 def _mean(values: Sequence[float]) -> Estimate:
-    def mean(groups: Groups) -> float:
+    def mean(groups: NetworkNumbers) -> float:
         return float(np.mean([values[i] for i in groups[0]])) if groups[0] else math.nan
 
     return jackknife(mean, [range(len(values))])
 
 
 def _difference(first: Float[np.ndarray, " s"], second: Float[np.ndarray, " t"]) -> Estimate:
-    def gap(groups: Groups) -> float:
+    def gap(groups: NetworkNumbers) -> float:
         rows, cols = (list(group) for group in groups)
         return float(second[cols].mean() - first[rows].mean()) if rows and cols else math.nan
 

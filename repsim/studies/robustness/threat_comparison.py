@@ -11,9 +11,16 @@ from repsim.networks.layers import Layers
 from repsim.plots.study_panels import Drawing, Panel, study_figure
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import ALPHA, columns, holm, p_value, shown
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped, Groups
-from repsim.studies.common.layer_comparisons import Contrast, Matched, Pairs, contrast, corrected, symmetric
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import GroupFeatures, Networks
+from repsim.studies.common.layer_comparisons import (
+    Contrast,
+    LayerComparisons,
+    PairTable,
+    contrast,
+    corrected,
+    symmetric,
+)
 from repsim.studies.robustness.baselines import (
     baseline_sentences,
     check_metrics,
@@ -35,13 +42,13 @@ _NOTE = (
 
 
 def threat_models(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     *,
     metrics: Sequence[str | Metric] = ("cka", "td"),
     layers: Layers = None,
     reduction: str = "mean",
-) -> Part:
+) -> Finding:
     """Which threat models lead to representations near each other, and how far beyond what seeds alone do?
 
     Networks × networks, as the mean over the layers that correspond and at the last of them. Two groups are as near as
@@ -71,16 +78,16 @@ def threat_models(
         per pair of networks.
     """
     check_metrics("threat_models", metrics)
-    grouped = Grouped.of(groups, data, layers=layers, reduction=reduction, function="threat_models")
+    grouped = GroupFeatures.of(groups, data, layers=layers, reduction=reduction, function="threat_models")
     return threat_models_of(grouped, metrics=metrics)
 
 
-def threat_models_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("cka", "td")) -> Part:
+def threat_models_of(grouped: GroupFeatures, *, metrics: Sequence[str | Metric] = ("cka", "td")) -> Finding:
     """`threat_models` of features that are there already."""
     import pandas as pd
 
     check_metrics("threat_models", metrics)
-    every = [Matched.of(grouped, metric) for metric in metrics]
+    every = [LayerComparisons.of(grouped, metric) for metric in metrics]
     first = next(iter(grouped.groups))
     rules = {found.name: {"matched": found.mean, "last": found.matrices[found.layers[-1]]} for found in every}
     rows: list[dict[str, Any]] = []
@@ -88,7 +95,7 @@ def threat_models_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("ck
     for found in every:
         reading += baseline_sentences(found)
         for rule, matrix in rules[found.name].items():
-            pairs = Pairs(symmetric(matrix.values), grouped)
+            pairs = PairTable(symmetric(matrix.values), grouped)
             contrasts = dict(
                 zip(grouped.pairs, corrected([contrast(rule, pairs, *p) for p in grouped.pairs]), strict=True)
             )
@@ -110,7 +117,7 @@ def threat_models_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("ck
         rows: list[list[Drawing]] = [[*(_panel(r, m) for r, m in own.items()), lines] for own, lines in drawn]
         return study_figure(rows, note=_NOTE)
 
-    return Part(
+    return Finding(
         "threat_models",
         "Whose representations are near each other?",
         tables,
@@ -120,7 +127,7 @@ def threat_models_of(grouped: Grouped, *, metrics: Sequence[str | Metric] = ("ck
     )
 
 
-def _rows(grouped: Grouped, pairs: Pairs, contrasts: dict[tuple[str, str], Contrast]) -> list[dict[str, Any]]:
+def _rows(grouped: GroupFeatures, pairs: PairTable, contrasts: dict[tuple[str, str], Contrast]) -> list[dict[str, Any]]:
     """Groups × groups: the mean within each, and between two with what lies beyond both baselines."""
     rows: list[dict[str, Any]] = []
     for group, sides in grouped.groups.items():
@@ -134,7 +141,9 @@ def _rows(grouped: Grouped, pairs: Pairs, contrasts: dict[tuple[str, str], Contr
     return rows
 
 
-def _nearest(found: Matched, rule: str, pairs: Pairs, contrasts: dict[tuple[str, str], Contrast]) -> list[str]:
+def _nearest(
+    found: LayerComparisons, rule: str, pairs: PairTable, contrasts: dict[tuple[str, str], Contrast]
+) -> list[str]:
     """Which two groups are nearest, from which others that can be told, and what lies beyond their baselines."""
     order = sorted(
         (p for p in contrasts if not math.isnan(contrasts[p].between.value)),
@@ -162,7 +171,7 @@ def _nearest(found: Matched, rule: str, pairs: Pairs, contrasts: dict[tuple[str,
     return [f"{said}. {_beyond(found, each, len(order))}"]
 
 
-def _beyond(found: Matched, each: Contrast, asked: int) -> str:
+def _beyond(found: LayerComparisons, each: Contrast, asked: int) -> str:
     known = [beyond for beyond in each.beyond if not math.isnan(beyond.value)]
     if not known:
         return "Neither group has a seed-to-seed baseline to hold that against."

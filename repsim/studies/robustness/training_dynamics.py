@@ -18,11 +18,11 @@ from repsim.probes.fit import DEFAULT_PENALTY
 from repsim.robustness import ThreatModel
 from repsim.robustness.adversarial_sets import adversarial
 from repsim.similarity.comparison import provenance_of
-from repsim.studies.common.finding import Part
+from repsim.studies.common.finding import Finding
 from repsim.studies.common.fixed_heads import fit_heads
 from repsim.studies.common.groups import features
-from repsim.studies.common.layer_pair import Compared, compared
-from repsim.studies.robustness.dynamics_report import Answered, reading
+from repsim.studies.common.layer_pair import LayerPairResult, compared
+from repsim.studies.robustness.dynamics_report import HeadAnswers, reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def dynamics(
     threat: ThreatModel | str | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> Part:
+) -> Finding:
     """Which layers settle first, and in which of them does a network fit its own images better than others?
 
     Features of the test images are compared with those of the network at the end and at the checkpoint before. A linear
@@ -83,7 +83,7 @@ def dynamics(
     heads = TD(penalty=penalty, resamples=0)
     rows: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
-    answered: dict[str, dict[int, list[Answered]]] = {}
+    answered: dict[str, dict[int, list[HeadAnswers]]] = {}
     facts: dict[str, Any] = {}
     cautions: set[str] = set()
     for group, networks in checkpoints.items():
@@ -105,7 +105,7 @@ def dynamics(
                 cautions.update(caution for found in (end, previous or ()) for x in found for caution in x.cautions)
                 rows.append({**row, "reason": end[place].reason})
             before = unseen
-            score = {"group": group, "epoch": epoch, "train": _accuracy(seen), "test": _accuracy(unseen)}
+            score = {"group": group, "epoch": epoch, "train": _own(seen), "test": _own(unseen)}
             for name, data in (("train", train), ("test", test)) if ball is not None else ():
                 assert ball is not None
                 made = adversarial(network, data, ball, steps=_STEPS, seed=seed, progress=progress)
@@ -118,7 +118,7 @@ def dynamics(
     return _part(rows, scores, answered, train, test, chosen, heads, ball, told)
 
 
-def answers(seen: Activations, unseen: Activations, metric: TD) -> list[Answered]:
+def answers(seen: Activations, unseen: Activations, metric: TD) -> list[HeadAnswers]:
     """What heads fitted on all of one set's rows answer to these and to another set's, layer by layer.
 
     Args:
@@ -135,11 +135,11 @@ def answers(seen: Activations, unseen: Activations, metric: TD) -> list[Answered
     found = []
     for head, layer in zip(heads, seen, strict=True):
         given = head.answers(seen[layer]), head.answers(unseen[layer])
-        found.append(Answered(*given, given[0] == right[0], given[1] == right[1], head.reason))
+        found.append(HeadAnswers(*given, given[0] == right[0], given[1] == right[1], head.reason))
     return found
 
 
-def alike(a: Activations, b: Activations, metric: Metric) -> list[Compared]:
+def alike(a: Activations, b: Activations, metric: Metric) -> list[LayerPairResult]:
     """Each layer of a with the same layer of b."""
     states = metric.prepare([side[layer] for side in (a, b) for layer in a], a.labels if metric.needs_labels else None)
     return [
@@ -148,7 +148,7 @@ def alike(a: Activations, b: Activations, metric: Metric) -> list[Compared]:
     ]
 
 
-def _numbers(now: Answered, final: Answered, row: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(now: HeadAnswers, final: HeadAnswers, row: Mapping[str, Any]) -> dict[str, Any]:
     """A head's accuracies, their gap, and how often it answers otherwise than the head of the last epoch."""
     reason = now.reason or final.reason
     accuracy = [float(right.double().mean()) for right in (now.train_right, now.test_right)]
@@ -162,14 +162,14 @@ def _numbers(now: Answered, final: Answered, row: Mapping[str, Any]) -> dict[str
 def _part(
     rows: Sequence[Mapping[str, Any]],
     scores: Sequence[Mapping[str, Any]],
-    answered: Mapping[str, Mapping[int, Sequence[Answered]]],
+    answered: Mapping[str, Mapping[int, Sequence[HeadAnswers]]],
     train: ImageSet,
     test: ImageSet,
     metric: Metric,
     heads: TD,
     ball: ThreatModel | None,
     told: Mapping[str, Any],
-) -> Part:
+) -> Finding:
     import pandas as pd
 
     table = pd.DataFrame(rows)
@@ -192,7 +192,7 @@ def _part(
         **told,
         "versions": versions(),
     }
-    return Part(
+    return Finding(
         "dynamics",
         "Which layers settle first in training, and in which does a network fit its own images better than others?",
         {"": table, "networks": pd.DataFrame(scores)},
@@ -237,8 +237,6 @@ def _of(found: Mapping[str, Activations]) -> Activations:
     return next(iter(found.values()))
 
 
-def _accuracy(side: Activations) -> float:
-    """Of the network's own answers; NaN where it does not answer with logits."""
-    if side.outputs is None or side.labels is None:
-        return float("nan")
-    return float((side.outputs.argmax(1) == side.labels).double().mean())
+def _own(side: Activations) -> float:
+    """Accuracy of the network's own head; NaN where it does not answer with logits."""
+    return float("nan") if side.accuracy is None else side.accuracy

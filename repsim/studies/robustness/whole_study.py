@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repsim._common.checks import check_labels
 from repsim._common.files import write_text
 from repsim._common.messages import did_you_mean, message
 from repsim._common.provenance import versions
-from repsim.data.image_set import ImageSet
+from repsim.data.image_set import ImageSet, check_image_set
+from repsim.metrics.transferred.td import TD
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
-from repsim.studies.common.finding import Part
-from repsim.studies.common.groups import Grouped, Groups, check_groups
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.groups import GroupFeatures, Networks, check_groups, features
 from repsim.studies.robustness.attack_effects import clean_and_attacked, default_radii
 from repsim.studies.robustness.cross_layers import cross_layer_of
 from repsim.studies.robustness.layers_over_seeds import over_seeds_of
@@ -24,9 +26,12 @@ from repsim.studies.robustness.training_dynamics import dynamics
 #: All of them, in the order in which they are done.
 ANALYSES = ("cross_layer", "over_seeds", "threat_models", "clean_and_attacked", "dynamics", "capacity")
 
+#: Those that fit heads on parts of the images, so that every class needs one in each part.
+_ASKING_HEADS = {"over_seeds", "threat_models", "clean_and_attacked", "capacity"}
+
 
 def robustness(
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     *,
     analyses: Sequence[str] | None = None,
@@ -39,8 +44,9 @@ def robustness(
     train: ImageSet | None = None,
     sizes: Mapping[str, Mapping[str, Sequence[Network]]] | None = None,
     out: str | Path | None = None,
+    dry_run: bool = False,
     progress: bool = True,
-) -> list[Part]:
+) -> list[Finding]:
     """Compares groups of networks, trained as usual and trained to be robust, in up to six ways.
 
     Within a network (cross_layer), between networks of a group and of different groups (over_seeds, threat_models),
@@ -52,8 +58,8 @@ def robustness(
         data: Images that none of them was trained on.
         analyses: Names of `ANALYSES`; None takes those for which there is what they need, see `left_out`.
         threat: Norm of the attacks, "linf" or "l2".
-        eps: Their radii, in pixel units of [0, 1]; dynamics takes the largest. None: 2, 4 and 8 of 255 for linf, 0.25,
-            0.5 and 1 for l2.
+        eps: Their radii, in pixel units of [0, 1]; dynamics takes the largest. None: a quarter, half and the whole of
+            the radius that the networks' records name, or else the data's preset, or else 8/255; 0.25, 0.5, 1 for l2.
         steps: Of PGD in clean_and_attacked.
         layers: As `extract` takes them; None for the stem, the residual blocks and the last features.
         reduction: As `extract` takes it.
@@ -62,10 +68,11 @@ def robustness(
         sizes: Kind of training -> size -> networks, for capacity.
         out: Folder for pictures, tables and readings, each part's as soon as it is done; summary.json and reading.txt
             when all are. None writes nothing.
+        dry_run: Only check that all of it can be done, which is checked in any case before the work begins.
         progress: Show bars for what takes more than two seconds, as far as an analysis shows any.
 
     Returns:
-        The parts, in the order of `ANALYSES`.
+        The parts, in the order of `ANALYSES`; none of a dry run.
 
     Raises:
         ValueError: Fewer than two groups, an unknown analysis or one that lacks what it needs, a copy of a network, two
@@ -78,7 +85,8 @@ def robustness(
     Cost:
         That of the analyses; the attacks of clean_and_attacked take most of it.
     """
-    eps = default_radii(threat) if eps is None else eps
+    check_image_set("robustness", data)
+    eps = default_radii(threat, (n for networks in groups.values() for n in networks), data) if eps is None else eps
     if not eps:
         raise ValueError(message("robustness", "there must be a radius", "none", "Pass, say, eps=(8/255,)"))
     for radius in eps:
@@ -95,14 +103,21 @@ def robustness(
         if name in lacking:
             raise ValueError(message("robustness", f"{name} needs more", lacking[name], "Pass it, or leave that out"))
     common = {"layers": layers, "reduction": reduction}
+    wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
+    every = [network for networks in groups.values() for network in networks]
+    every += [network for epochs in (snapshots or {}).values() for network in epochs.values()]
+    every += [network for kinds in (sizes or {}).values() for networks in kinds.values() for network in networks]
+    _rehearse(wanted, every, data, [ThreatModel(threat, radius) for radius in eps], steps, common)  # type: ignore[arg-type]
+    if dry_run:
+        return []
 
     @functools.cache
-    def grouped() -> Grouped:  # one run of each network serves the first three
-        return Grouped.of(groups, data, function="robustness", **common)
+    def grouped() -> GroupFeatures:  # one run of each network serves the first three
+        return GroupFeatures.of(groups, data, function="robustness", **common)
 
     attack = {"threat": threat, "eps": eps, "steps": steps, "progress": progress}
     last = {"threat": ThreatModel(threat, max(eps)), "progress": progress}  # type: ignore[arg-type]
-    makers: dict[str, Callable[[], Part]] = {
+    makers: dict[str, Callable[[], Finding]] = {
         "cross_layer": lambda: cross_layer_of(grouped()),
         "over_seeds": lambda: over_seeds_of(grouped()),
         "threat_models": lambda: threat_models_of(grouped()),
@@ -110,8 +125,7 @@ def robustness(
         "dynamics": lambda: dynamics(snapshots or {}, train or data, data, **last, **common),
         "capacity": lambda: capacity(sizes or {}, data, **common),
     }
-    wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
-    parts: list[Part] = []
+    parts: list[Finding] = []
     files: dict[str, list[str]] = {}
     for name in wanted:
         parts.append(makers[name]())
@@ -120,6 +134,27 @@ def robustness(
     if out is not None:
         _write(Path(out), parts, files, groups, data, {name: why for name, why in lacking.items() if not analyses})
     return parts
+
+
+def _rehearse(
+    analyses: Sequence[str],
+    networks: Sequence[Network],
+    data: ImageSet,
+    threats: Sequence[ThreatModel],
+    steps: int,
+    common: Mapping[str, Any],
+) -> None:
+    """What could be wrong with a network, a layer, a reduction, a radius or the classes is met before the work."""
+    if steps < 1:
+        raise ValueError(message("robustness", "steps must be at least 1", f"{steps}", "Leave it at 20"))
+    for threat in threats:
+        threat.check(data.pixels(slice(0, 1)), "robustness")
+    if set(analyses) & _ASKING_HEADS:
+        check_labels("TD", data.labels, len(data))
+        TD().training_rows({"labels": data.labels})
+    few = data.take(sorted({0, len(data) - 1}))
+    for network in networks:
+        features([network], few, **common, progress=False)
 
 
 def left_out(
@@ -149,9 +184,9 @@ def left_out(
 
 def _write(
     out: Path,
-    parts: Sequence[Part],
+    parts: Sequence[Finding],
     files: Mapping[str, Sequence[str]],
-    groups: Groups,
+    groups: Networks,
     data: ImageSet,
     lacking: Mapping[str, str],
 ) -> None:

@@ -269,7 +269,7 @@ def test_half_precision_sums_beyond_its_range_do_not_overflow() -> None:
     assert one(x.numpy(), y.float().numpy(), "cka") == pytest.approx(expected, abs=SINGLE)
 
 
-HOLLOW = "the unbiased estimate of a layer's own HSIC is not positive"
+NO_HSIC = "the row layer has an unbiased estimate of its own HSIC that is not positive"
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -280,13 +280,13 @@ def test_equidistant_rows_have_no_debiased_value(dtype: type, n: int, turned: bo
     rng = np.random.default_rng(n)
     x = (np.linalg.qr(rng.standard_normal((n, n)))[0] if turned else np.eye(n)).astype(dtype)
     y = rng.standard_normal((n, 3)).astype(dtype)
-    with pytest.warns(CautionWarning, match=re.escape(f"1 of 2 cells are NaN; x × y: {HOLLOW}")):
+    with pytest.warns(CautionWarning, match=re.escape(f"1 of 2 cells are NaN; x × y: {NO_HSIC}")):
         found = repsim.compare(
             Activations.from_arrays({"x": x, "fine": y + x[:, :3]}), Activations.from_arrays({"y": y}), "cka"
         )
     assert np.isnan(found.values[0, 0])
     assert np.isfinite(found.values[1, 0])
-    assert found.reasons == {(0, 0): HOLLOW}
+    assert found.reasons == {(0, 0): NO_HSIC}
     assert np.isfinite(one(x, y, "cka_biased"))
 
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from repsim.metrics import METRICS, get_metric, metric_name
-from repsim.metrics.alignment import streaming as streaming_module
 from repsim.metrics.alignment.cka import CKA
 from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
-from repsim.metrics.alignment.streaming import Shifted, Sums, shifted
+from repsim.metrics.alignment.streaming import ShiftedLayer, Sums, shifted
 from tests.conftest import exactly
 from tests.oracles import cka as cka_oracle
 from tests.oracles import cka_minibatch as oracle
@@ -174,7 +173,7 @@ def test_rows_that_repeat_columns_that_are_constant_and_low_ranks() -> None:
 
 
 CONSTANT = "constant features: every sample has the same row"
-HOLLOW = "the unbiased estimate of a layer's own HSIC is not positive"
+NO_HSIC = "the row layer has an unbiased estimate of its own HSIC that is not positive"
 
 
 @pytest.mark.parametrize("fill", [0.0, 0.1, 12345.678, -1e30])
@@ -205,7 +204,7 @@ def test_a_spread_of_one_rounding_is_constant(dtype: type, size: int) -> None:
 def test_a_layer_that_is_constant_in_each_batch_only_is_not_called_constant() -> None:
     x = np.repeat(np.arange(5.0), 10)[:, None] * np.ones((1, 3))
     found = compare({"x": x}, {"y": layers(1, 50, (4,))["layer0"]}, MinibatchCKA(10))
-    assert found.reasons == {(0, 0): HOLLOW}
+    assert found.reasons == {(0, 0): NO_HSIC}
     assert np.isfinite(compare({"x": x}, {"y": layers(1, 50, (4,))["layer0"]}, MinibatchCKA(50)).values).all()
 
 
@@ -213,8 +212,8 @@ def test_rows_that_are_all_equally_far_apart_have_no_direction() -> None:
     """One-hot rows: the Gram matrix is constant off the diagonal, and its unbiased estimate is zero."""
     x = np.tile(np.eye(10), (4, 1))
     found = compare({"x": x}, {"y": layers(1, 40, (4,))["layer0"]}, MinibatchCKA(10))
-    assert found.reasons == {(0, 0): HOLLOW}
-    assert found.cautions == (f"1 of 1 cells are NaN; x × y: {HOLLOW}",)
+    assert found.reasons == {(0, 0): NO_HSIC}
+    assert found.cautions == (f"1 of 1 cells are NaN; x × y: {NO_HSIC}",)
 
 
 def test_an_estimate_that_is_nothing_but_rounding_has_no_direction() -> None:
@@ -224,7 +223,7 @@ def test_an_estimate_that_is_nothing_but_rounding_has_no_direction() -> None:
     k = x[:10] @ x[:10].T
     assert np.abs(k - np.eye(10)).max() > 0
     found = compare({"x": x}, {"y": layers(1, 40, (4,))["layer0"]}, MinibatchCKA(10))
-    assert found.reasons == {(0, 0): HOLLOW}
+    assert found.reasons == {(0, 0): NO_HSIC}
 
 
 # --- Sums -------------------------------------------------------------------------------------------------------
@@ -235,7 +234,7 @@ def stream(metric: MinibatchCKA, rows: Sequence[Tensor], cols: Sequence[Tensor] 
     sums = metric.start(len(rows), len(rows if cols is None else cols))
     for start, stop in metric.batches(len(rows[0])):
 
-        def part(side: Sequence[Tensor], start: int = start, stop: int = stop) -> Iterator[Shifted]:
+        def part(side: Sequence[Tensor], start: int = start, stop: int = stop) -> Iterator[ShiftedLayer]:
             return (shifted(x[start:stop], torch.empty(stop - start, x.shape[1], dtype=torch.float64)) for x in side)
 
         metric.update(sums, part(rows), None if cols is None else part(cols))
@@ -303,7 +302,7 @@ def test_features_are_never_changed() -> None:
 
 
 def test_gram_matrices_that_would_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming_module, "available_memory", lambda: 2**20)
+    monkeypatch.setattr("repsim.numerics.memory.available_memory", lambda: 2**20)
     rng = np.random.default_rng(0)
     rows = {f"{i}": rng.standard_normal((400, 2)) for i in range(3)}
     text = (

@@ -261,14 +261,14 @@ def test_equidistant_rows_have_no_debiased_value(dtype: type, n: int, turned: bo
     x = (np.linalg.qr(rng.standard_normal((n, n)))[0] if turned else np.eye(n)).astype(dtype)
     y = rng.standard_normal((n, 3)).astype(dtype)
     found = compare({"x": x}, {"y": y}, "cka_rbf")
-    assert found.reasons == {(0, 0): "the unbiased estimate of a layer's own HSIC is not positive"}
+    assert found.reasons == {(0, 0): "the row layer has an unbiased estimate of its own HSIC that is not positive"}
     assert np.isfinite(one(x, y, "cka_rbf(debiased=False)"))
 
 
 def test_a_bandwidth_under_which_no_pair_is_alike_has_no_debiased_value() -> None:
     x, y = layers(1, 40, (30, 30)).values()
     metric = RBFCKA(1e-3)
-    reasons = {(0, 0): "the unbiased estimate of a layer's own HSIC is not positive"}
+    reasons = {(0, 0): "the row layer has an unbiased estimate of its own HSIC that is not positive"}
     assert compare({"x": x}, {"y": y}, metric).reasons == reasons
     assert one(x, y, RBFCKA(1e-3, debiased=False)) == pytest.approx(1)  # both kernels are the identity
 

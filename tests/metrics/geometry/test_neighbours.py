@@ -347,7 +347,7 @@ def test_permuted_states_are_those_of_permuted_rows(metric: Metric) -> None:
         assert torch.equal(a.index, b.index)
         assert torch.equal(a.returned, b.returned)
         torch.testing.assert_close(a.values, b.values, rtol=0, atol=1e-12)
-        assert (a.n, a.tied, a.constant, a.flaw) == (b.n, b.tied, b.constant, b.flaw)
+        assert (a.n, a.tied, a.undefined) == (b.n, b.tied, b.undefined)
 
 
 @BOTH

@@ -261,7 +261,7 @@ def test_more_distances_than_memory_is_an_error_before_any_work(monkeypatch: pyt
     with pytest.raises(MemoryError, match=exactly(text)):
         RSA().prepare([x, x])
     monkeypatch.setattr(module, "available_memory", lambda: None)
-    assert RSA().prepare([x[:10], x[:10]])[0].constant
+    assert RSA().prepare([x[:10], x[:10]])[0].undefined
 
 
 # --- Chance -----------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_permuted_states_are_those_of_permuted_rows(metric: RSA, monkeypatch: py
     moved, anew = metric.permuted(metric.prepare(x), order), metric.prepare([z[order] for z in x])
     for a, b in zip(moved, anew, strict=True):
         torch.testing.assert_close(a.vector, b.vector, rtol=0, atol=1e-9)
-        assert (a.n, a.tied, a.constant, a.flaw) == (b.n, b.tied, b.constant, b.flaw)
+        assert (a.n, a.tied, a.undefined) == (b.n, b.tied, b.undefined)
         assert a.mean == pytest.approx(b.mean)
 
 

@@ -13,7 +13,7 @@ import repsim
 from repsim import Activations, CautionWarning, SimilarityMatrix
 from repsim.metrics import TD, PairwiseResult
 from repsim.metrics.transferred.base import Fit
-from repsim.metrics.transferred.td import Answers
+from repsim.metrics.transferred.td import HardPredictions
 from repsim.numerics.intervals import wilson
 from repsim.probes.fit import DEFAULT_PENALTY
 from tests.oracles import td as oracle
@@ -39,16 +39,16 @@ def compare(
     return repsim.compare(a, a if cols is None else Activations.from_arrays(cols, labels=labels), metric)
 
 
-def answers(predicted: np.ndarray, labels: np.ndarray, classes: int) -> Answers:
+def answers(predicted: np.ndarray, labels: np.ndarray, classes: int) -> HardPredictions:
     """A layer whose heads gave these answers."""
     given, true = torch.tensor(predicted), torch.tensor(labels)
     nobody = given.new_empty(0, len(given))
-    return Answers(
-        torch.arange(len(given)), true, given, nobody, torch.arange(classes), Fit(1e-9, 1e-12, 5, True, False)
+    return HardPredictions(
+        torch.arange(len(given)), true, given, nobody, torch.arange(classes), Fit(1e-9, 1e-12, 5, True, "")
     )
 
 
-def pairwise(rows: Sequence[Answers], cols: Sequence[Answers]) -> PairwiseResult:
+def pairwise(rows: Sequence[HardPredictions], cols: Sequence[HardPredictions]) -> PairwiseResult:
     """What TD makes of answers that no probe was resampled for."""
     return TD(resamples=0).pairwise(rows, cols)
 
@@ -238,7 +238,7 @@ def test_heads_that_did_not_converge_give_no_number() -> None:
     y = task(60, 3)
     a = Activations.from_arrays({"x": layer(y, 5, 1)}, labels=y, name="one")
     reason = (
-        r"a probe of the row layer did not converge: gradient norm \d\.\de-0\d after 1 steps, 1e-05 needed; "
+        r"the row layer has a probe that did not converge: gradient norm \d\.\de-0\d after 1 steps, 1e-05 needed; "
         r"raise max_iter or tol"
     )
     start = re.escape("compare one × one, td(max_iter=1): 1 of 1 cells are NaN; x × x: ")
@@ -254,11 +254,10 @@ def test_heads_that_did_not_converge_give_no_number() -> None:
 def test_one_head_that_did_not_converge_takes_only_its_own_cells() -> None:
     y = task(40, 4)
     fine = answers(y, y, 4)
-    stuck = dataclasses.replace(fine, fit=Fit(0.012, 0.3, 77, False, False))
+    stuck = dataclasses.replace(fine, fit=Fit(0.012, 0.3, 77, False, "a probe that did not converge"))
     found = pairwise([fine, stuck], [stuck, fine])
     np.testing.assert_array_equal(found.values, [[np.nan, 0], [np.nan, np.nan]])
-    text = "a probe of the {} layer did not converge: gradient norm 1.2e-02 after 77 steps, 1e-05 needed; {}"
-    row, column = (text.format(side, "raise max_iter or tol") for side in ("row", "column"))
+    row, column = (f"the {side} layer has a probe that did not converge" for side in ("row", "column"))
     assert found.reasons == {(0, 0): column, (1, 0): row, (1, 1): row}
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import repsim
 from repsim import Activations, CautionWarning, SimilarityMatrix
 from repsim.metrics import GULP, TD, Metric, RegressionTD, SoftTD, WhiteTD, get_metric
-from repsim.metrics.transferred.base import Fit, HeldOut, SoftmaxHeads
-from repsim.metrics.transferred.td import Answers
-from repsim.metrics.transferred.td_soft import Beliefs
+from repsim.metrics.transferred.base import Fit, HeldOutLogits, SoftmaxHeads
+from repsim.metrics.transferred.td import HardPredictions
+from repsim.metrics.transferred.td_soft import SoftPredictions
 from repsim.probes.fit import DEFAULT_PENALTY
 from repsim.probes.folds import bootstrap_folds, strata, stratified_folds
 from tests.conftest import exactly
@@ -23,7 +23,7 @@ from tests.metrics.transferred.test_td import layer, task
 from tests.oracles import spectral
 from tests.oracles import td as oracle
 
-FITTED = Fit(1e-9, 1e-12, 5, True, False)
+FITTED = Fit(1e-9, 1e-12, 5, True, "")
 
 
 def overlapping(n: int = 120, k: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -43,19 +43,19 @@ def details(found: SimilarityMatrix) -> dict[str, float]:
     return {name: array[0, 0] for name, array in found.details.items()}
 
 
-def answers(predicted: np.ndarray, labels: np.ndarray, k: int, resampled: np.ndarray | None = None) -> Answers:
+def answers(predicted: np.ndarray, labels: np.ndarray, k: int, resampled: np.ndarray | None = None) -> HardPredictions:
     """A layer whose heads gave these answers."""
     m = len(labels)
     other = np.stack([predicted, predicted]) if resampled is None else resampled
     rows, y, p, r = (torch.tensor(t) for t in (np.arange(m), labels, predicted, other))
-    return Answers(rows, y, p, r, torch.arange(k), FITTED)
+    return HardPredictions(rows, y, p, r, torch.arange(k), FITTED)
 
 
-def beliefs(chances: np.ndarray, labels: np.ndarray) -> Beliefs:
+def beliefs(chances: np.ndarray, labels: np.ndarray) -> SoftPredictions:
     """A layer whose heads gave these probabilities."""
     p = torch.tensor(chances, dtype=torch.float64)
     entropies = np.array([-sum(v * math.log2(v) for v in row if v > 0) for row in chances.tolist()])
-    return Beliefs(torch.arange(len(p)), torch.tensor(labels), p, torch.tensor(entropies), FITTED)
+    return SoftPredictions(torch.arange(len(p)), torch.tensor(labels), p, torch.tensor(entropies), FITTED)
 
 
 # TD: what stands beside it.
@@ -156,10 +156,10 @@ def test_given_logits_differ_where_their_largest_entries_do() -> None:
     rng = np.random.default_rng(0)
     y = torch.tensor(task(60, 4))
     held = [
-        HeldOut(torch.arange(60), y, torch.arange(4), logits, logits[None].repeat(2, 1, 1), FITTED)
+        HeldOutLogits(torch.arange(60), y, torch.arange(4), logits, logits[None].repeat(2, 1, 1), FITTED)
         for logits in torch.tensor(rng.standard_normal((2, 60, 4)))
     ]
-    found = TD().pairwise([Answers.of(held[0])], [Answers.of(held[1])]).values.item()
+    found = TD().pairwise([HardPredictions.of(held[0])], [HardPredictions.of(held[1])]).values.item()
     assert found == np.mean(np.argmax(held[0].logits.numpy(), 1) != np.argmax(held[1].logits.numpy(), 1))
 
 
@@ -653,7 +653,7 @@ def test_a_layer_that_knows_nothing_of_the_fitting_rows_has_no_direction() -> No
     metric = RegressionTD(fit_rows=rows)
     states = metric.prepare_tasks([torch.tensor(x), torch.tensor(flat)], {"t": torch.tensor(targets)})["t"]
     found = metric.pairwise(states, states)
-    text = "the {} layer's head predicts the same for every sample: no direction"
+    text = "the {} layer has a head that predicts the same for every sample: no direction"
     assert found.reasons == {(0, 1): text.format("column"), (1, 0): text.format("row"), (1, 1): text.format("row")}
     np.testing.assert_array_equal(found.values.isnan(), [[False, True], [True, True]])
     target = RegressionTD(fit_rows=rows, normalize="target")
@@ -761,15 +761,21 @@ def test_permuting_answers_keeps_them_within_their_classes(metric: SoftmaxHeads)
     x, z, y = overlapping()
     states = metric.prepare([torch.tensor(x), torch.tensor(z)], torch.tensor(y))
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
-    (moved,) = metric.permuted(states[:1], order) or ()
-    before, after = (s.predicted if isinstance(s, Answers) else s.chances.argmax(1) for s in (states[0], moved))
+    permuted = metric.permuted(states[:1], order)
+    assert permuted is not None
+    (moved,) = permuted
+    before, after = (
+        s.predicted if isinstance(s, HardPredictions) else s.probabilities.argmax(1) for s in (states[0], moved)
+    )
     assert not torch.equal(before, after)
     for c in range(3):
         here = torch.tensor(y) == c
         torch.testing.assert_close(before[here].sort().values, after[here].sort().values)
     assert moved.accuracy == states[0].accuracy
     # Other orders give other permutations, the order of the rows themselves gives none.
-    (same,) = metric.permuted(states[:1], torch.arange(120)) or ()
+    permuted = metric.permuted(states[:1], torch.arange(120))
+    assert permuted is not None
+    (same,) = permuted
     assert metric.pairwise([same], states[:1]).values.item() == 0
     assert metric.pairwise([moved], states[:1]).values.item() > 0
 

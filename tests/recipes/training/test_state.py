@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from repsim import CautionWarning, ImageSet, load_data, load_model
-from repsim.recipes import RECIPES, Recipe, Run, Trained, train
+from repsim.recipes import RECIPES, Recipe, Run, TrainedNetwork, train
 from repsim.recipes.standard import Standard
 from repsim.recipes.training import state as state_file
 from tests.conftest import exactly
@@ -48,11 +48,11 @@ def images() -> tuple[ImageSet, ImageSet]:
     return load_data("digits", split="train", limit=130), load_data("digits", limit=30)
 
 
-def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], *, seed: int = 0, **options: Any) -> Trained:
+def made(recipe: Recipe, images: tuple[ImageSet, ImageSet], *, seed: int = 0, **options: Any) -> TrainedNetwork:
     return train(recipe, *images, seed=seed, name="net", progress=False, **options)
 
 
-def same(a: Trained, b: Trained) -> bool:
+def same(a: TrainedNetwork, b: TrainedNetwork) -> bool:
     other = b.network.state_dict()
     return all(torch.equal(value, other[key]) for key, value in a.network.state_dict().items())
 

@@ -22,10 +22,10 @@ from repsim.metrics import TD
 from repsim.plots.study_strategies import accuracy_scatter, layer_heatmaps
 from repsim.studies.augmentation.features import Task
 from repsim.studies.augmentation.judging import Judgement, judge, judged
-from repsim.studies.augmentation.pair_statistics import Asked
+from repsim.studies.augmentation.pair_statistics import StrategyFeatures
 from repsim.studies.augmentation.ranks import correlations, rank_correlation
 from repsim.studies.augmentation.tables import accuracy_alone, verdict
-from repsim.studies.common.network_means import Measured
+from repsim.studies.common.network_means import NetworkMean
 from tests.conftest import exactly
 from tests.oracles import augmentation as oracle
 from tests.support.pictures import assert_apart, assert_inside, no_windows
@@ -50,7 +50,7 @@ def answers(wrong: float, networks: int, seed: int, shared: float = 0.0) -> np.n
     return np.array(said)
 
 
-def sides(said: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray] | None = None) -> Asked:
+def sides(said: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray] | None = None) -> StrategyFeatures:
     """Networks whose heads must give these answers: each layer's rows are corners, one for each answer.
 
     Args:
@@ -68,7 +68,7 @@ def sides(said: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray] | None =
             outputs = 10.0 * np.eye(CLASSES, dtype=np.float32)[head]
             side = Activations.from_arrays(features, labels=TRUTH, outputs=outputs, name=f"{name}/seed-{i}")
             groups[name].append(replace(side, provenance={"record": {"seed": i}}))
-    return Asked(groups, FITTED, {"labels": torch.from_numpy(TRUTH)})
+    return StrategyFeatures(groups, FITTED, {"labels": torch.from_numpy(TRUTH)})
 
 
 # --- Numbers --------------------------------------------------------------------------------------------------
@@ -165,18 +165,18 @@ def test_a_network_drawn_twice_makes_no_pair_with_itself(counts: list[int]) -> N
     table = (table + table.T) / 2
     np.fill_diagonal(table, 0.0)
     weights = np.array([counts], dtype=float)
-    found = Measured(table).under(weights)[0]
+    found = NetworkMean(table).under(weights)[0]
     assert found == pytest.approx(oracle.weighted_pair_mean(table, weights[0]), abs=1e-12)
-    assert Measured(np.full((5, 5), 0.3)).under(weights)[0] == pytest.approx(0.3, abs=1e-12)
+    assert NetworkMean(np.full((5, 5), 0.3)).under(weights)[0] == pytest.approx(0.3, abs=1e-12)
 
 
 def test_one_network_has_no_pairs() -> None:
-    assert math.isnan(Measured(np.ones((3, 3))).of([1]))
-    assert Measured(np.array([1.0, 2, 3])).of([1]) == 2
+    assert math.isnan(NetworkMean(np.ones((3, 3))).of([1]))
+    assert NetworkMean(np.array([1.0, 2, 3])).of([1]) == 2
 
 
 def test_two_networks_have_a_value_and_no_error() -> None:
-    estimate = Measured(np.full((2, 2), 0.25)).estimate
+    estimate = NetworkMean(np.full((2, 2), 0.25)).estimate
     assert estimate.value == 0.25
     assert math.isnan(estimate.error)
     assert verdict(estimate) == "no interval"
@@ -196,7 +196,7 @@ def test_equal_strategies_differ_inside_their_uncertainty() -> None:
         a = (said == truth).mean(1)
         alone = 1 - np.outer(a, a) - np.outer(1 - a, 1 - a) / (CLASSES - 1)
         for name, below in (("td", None), ("td_ratio", alone)):
-            parts = [Measured(td[g, g], None if below is None else below[g, g]) for g in (slice(5), slice(5, 10))]
+            parts = [NetworkMean(td[g, g], None if below is None else below[g, g]) for g in (slice(5), slice(5, 10))]
             inside[name] += verdict(parts[0].less(parts[1])) == "inside its uncertainty"
     assert min(inside.values()) >= 180
 
@@ -216,9 +216,9 @@ def test_rank_correlations_are_scipys(pairs: list[tuple[int, int]]) -> None:
         assert tau == pytest.approx(kendalltau(x, y)[0], abs=1e-12)
 
 
-def levels(values: Sequence[float], spread: float, networks: int = 5, seed: int = 0) -> list[Measured]:
+def levels(values: Sequence[float], spread: float, networks: int = 5, seed: int = 0) -> list[NetworkMean]:
     rng = np.random.default_rng(seed)
-    return [Measured(v + spread * rng.standard_normal(networks)) for v in values]
+    return [NetworkMean(v + spread * rng.standard_normal(networks)) for v in values]
 
 
 def test_an_order_that_no_draw_changes_has_a_narrow_interval_and_noise_a_wide_one() -> None:

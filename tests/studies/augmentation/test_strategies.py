@@ -16,7 +16,7 @@ from repsim.recipes.mixup import Mixup
 from repsim.recipes.pgd import PGD
 from repsim.recipes.standard import Standard
 from repsim.recipes.training.augmentations import augmentation
-from repsim.studies.augmentation.plan import Plan, Strategy, Task, read_plan, strategy
+from repsim.studies.augmentation.plan import Plan, PlannedTask, Strategy, read_plan, strategy
 from tests.conftest import exactly
 
 
@@ -255,10 +255,10 @@ def test_a_file_is_read_in_full(tmp_path: Path) -> None:
         root=Path("somewhere"),
         threads=2,
         tasks={
-            "parity": Task({"even": (0, 2, 4, 6, 8), "odd": (1, 3, 5, 7, 9)}),
-            "unseen": Task(held_out=(8, 9)),
-            "first": Task(held_out=(0, 8)),
-            "other": Task(data="mnist"),
+            "parity": PlannedTask({"even": (0, 2, 4, 6, 8), "odd": (1, 3, 5, 7, 9)}),
+            "unseen": PlannedTask(held_out=(8, 9)),
+            "first": PlannedTask(held_out=(0, 8)),
+            "other": PlannedTask(data="mnist"),
         },
     )
     assert plan.held_out == (0, 8, 9)

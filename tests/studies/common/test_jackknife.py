@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repsim.studies.common.finding import Part
-from repsim.studies.common.jackknife import Estimate, Groups, between, jackknife, within
+from repsim.studies.common.finding import Finding
+from repsim.studies.common.jackknife import Estimate, NetworkNumbers, between, jackknife, within
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
@@ -17,18 +17,18 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     found = jackknife(lambda g: float(values[list(g[0])].mean()), [range(9)])
     assert found.value == pytest.approx(values.mean())
     assert found.error == pytest.approx(values.std(ddof=1) / 3)
-    assert found.freedom == 8
+    assert found.degrees_of_freedom == 8
 
 
 def test_the_errors_of_two_groups_add_up_as_variances() -> None:
     values = np.random.default_rng(1).normal(size=11)
 
-    def gap(groups: Groups) -> float:
+    def gap(groups: NetworkNumbers) -> float:
         return float(values[list(groups[0])].mean() - values[list(groups[1])].mean())
 
     found = jackknife(gap, [range(5), range(5, 11)])
     assert found.error == pytest.approx(math.hypot(values[:5].std(ddof=1) / 5**0.5, values[5:].std(ddof=1) / 6**0.5))
-    assert found.freedom == 4
+    assert found.degrees_of_freedom == 4
 
 
 def test_pairs_that_share_networks_do_not_count_as_independent() -> None:
@@ -69,7 +69,7 @@ def test_intervals_are_students() -> None:
 def test_a_part_becomes_files(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
-    part = Part(
+    part = Finding(
         "heat",
         "Is it warm?",
         {"": pd.DataFrame({"layer": ["a"], "value": [1.5]}), "seeds": pd.DataFrame({"seed": [0]})},

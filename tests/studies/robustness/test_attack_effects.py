@@ -20,7 +20,7 @@ from repsim.robustness import ThreatModel
 from repsim.robustness.adversarial_sets import adversarial
 from repsim.robustness.noise_control import same_norm_noise
 from repsim.studies.robustness.attack_effects import clean_and_attacked, curves_of, moved_features
-from repsim.studies.robustness.attack_report import Curves, differences, reading, summary
+from repsim.studies.robustness.attack_report import AttackCurves, differences, reading, summary
 from tests.conftest import exactly
 from tests.support.pictures import assert_apart, written
 from tests.support.places import DATA
@@ -166,7 +166,7 @@ def test_heads_that_did_not_converge_have_no_number() -> None:
     clean = Activations.from_arrays({"one": x}, labels=y)
     fixed, refitted = moved_features(clean, {(0.1, "attacked"): clean}, get_metric("td(max_iter=1)"))
     assert math.isnan(fixed["value"])
-    assert fixed["reason"].startswith("a head did not converge: gradient norm ")
+    assert fixed["reason"].startswith("the layer has a probe that did not converge: gradient norm ")
     assert fixed["reason"].endswith(" 1e-05 needed")
     assert math.isnan(refitted["value"])
 
@@ -265,9 +265,9 @@ def test_mistakes_are_named(digits: ImageSet, standard: Network, robust: Network
 # --- What the reading may say ---------------------------------------------------------------------------------
 
 
-def curves(group: str, attacked: np.ndarray, control: np.ndarray, kind: str = "similarity") -> Curves:
+def curves(group: str, attacked: np.ndarray, control: np.ndarray, kind: str = "similarity") -> AttackCurves:
     layers = tuple(f"layer{k}" for k in range(attacked.shape[-1]))
-    return Curves(group, "cka", kind, layers, (0.1,), attacked[:, None], control[:, None])
+    return AttackCurves(group, "cka", kind, layers, (0.1,), attacked[:, None], control[:, None])
 
 
 def accuracies(*groups: str) -> list[dict[str, object]]:
@@ -344,7 +344,9 @@ def test_networks_that_agree_exactly_prove_nothing() -> None:
 
 def test_a_missing_number_is_read_with_its_reason() -> None:
     attacked = np.array([[0.9, np.nan], [0.9, 0.8]])
-    curve = Curves("a", "cka", "similarity", ("x", "y"), (0.1,), attacked[:, None], attacked[:, None], "it is flat")
+    curve = AttackCurves(
+        "a", "cka", "similarity", ("x", "y"), (0.1,), attacked[:, None], attacked[:, None], "it is flat"
+    )
     text = reading([curve], accuracies("a"), "linf", 20)
     assert "beyond noise at the last layer has no number (it is flat); " in text[1]
     assert summary([curve]).attacked.isna().tolist() == [False, True]

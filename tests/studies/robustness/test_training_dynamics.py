@@ -16,7 +16,7 @@ from repsim.metrics.transferred.td import TD
 from repsim.networks.network import Network
 from repsim.plots.study_attacks import epoch_heatmaps
 from repsim.recipes import RECIPES, train
-from repsim.studies.robustness.dynamics_report import Answered, Sure, gap, growth, reading, settled
+from repsim.studies.robustness.dynamics_report import HeadAnswers, ImageEstimate, gap, growth, reading, settled
 from repsim.studies.robustness.training_dynamics import alike, answers, dynamics
 from tests.conftest import exactly
 from tests.support.pictures import assert_apart, written
@@ -44,9 +44,9 @@ def snapshots(seen: ImageSet, digits: ImageSet, tmp_path_factory: pytest.TempPat
 # --- How sure a gap is ----------------------------------------------------------------------------------------
 
 
-def head(train_right: list[int], test_right: list[int], reason: str = "") -> Answered:
+def head(train_right: list[int], test_right: list[int], reason: str = "") -> HeadAnswers:
     one, other = (torch.tensor(right) for right in (train_right, test_right))
-    return Answered(one, other, one.bool(), other.bool(), reason)
+    return HeadAnswers(one, other, one.bool(), other.bool(), reason)
 
 
 def wilson_by_hand(right: int, n: int) -> tuple[float, float]:
@@ -232,7 +232,7 @@ def test_mistakes_are_named(snapshots: Snapshots, seen: ImageSet, digits: ImageS
 # --- What the reading may say ---------------------------------------------------------------------------------
 
 
-def read(to_final: np.ndarray, heads: list[Answered], **score: float) -> tuple[str, ...]:
+def read(to_final: np.ndarray, heads: list[HeadAnswers], **score: float) -> tuple[str, ...]:
     """The reading of one training of as many epochs and layers as there are numbers."""
     import pandas as pd
 
@@ -288,9 +288,9 @@ def test_a_layer_without_a_head_is_read_with_its_reason() -> None:
 
 
 def test_an_interval_is_written_with_its_number() -> None:
-    assert str(Sure(0.1234, -0.05, 0.2)) == "+0.123 [-0.050, +0.200]"
-    assert Sure(0.1, -0.05, 0.2).is_zero
-    assert not Sure(0.1, 0.05, 0.2).is_zero
+    assert str(ImageEstimate(0.1234, -0.05, 0.2)) == "+0.123 [-0.050, +0.200]"
+    assert ImageEstimate(0.1, -0.05, 0.2).is_zero
+    assert not ImageEstimate(0.1, 0.05, 0.2).is_zero
 
 
 # --- The picture ----------------------------------------------------------------------------------------------
