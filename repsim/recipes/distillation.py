@@ -85,7 +85,7 @@ class Distillation(Recipe):
         if self.alpha < 1:
             total = total + (1 - self.alpha) * self.temperature**2 * softened(wanted, answers, self.temperature).mean()
         if self.relation:
-            from repsim.losses import cka_loss
+            from repsim.metrics.losses import cka_loss
 
             total = total + self.relation * cka_loss(shown[0].flatten(1), seen[0].flatten(1), debiased=False)
         return total
