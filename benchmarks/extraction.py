@@ -39,7 +39,7 @@ from _measure import (
 import repsim
 from repsim.features.extraction import CPU_ROWS, select_layers
 from repsim.features.forward import TappedNetwork
-from repsim.features.reductions import find_reduction
+from repsim.features.reductions import Reductions
 from repsim.networks.network import Network
 
 SIZES = (32, 64, 128, 256, 512)
@@ -95,7 +95,9 @@ def into(room: dict[str, torch.Tensor], net: Network, images: repsim.ImageSet, b
     def write(layer: str, rows: torch.Tensor) -> None:
         room[layer][at : at + len(rows)] = rows
 
-    with TappedNetwork(net, CONVS_AND_BLOCKS, find_reduction("flatten"), "benchmark", None).recording(write) as run:
+    tapped = TappedNetwork(net, CONVS_AND_BLOCKS, Reductions("flatten"), None, "benchmark", None)
+    tapped.look(lambda count: images.pixels(slice(0, count)))
+    with tapped.recording(write) as run:
         for at in range(0, len(images), batch):
             run(images.pixels(slice(at, at + batch)))
 

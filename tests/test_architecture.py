@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "robustness": {"networks", "data", "numerics", "_common"},
     "metrics": {"probes", "numerics", "_common"},
     "features": {"robustness", "networks", "data", "numerics", "_common"},
-    "recipes": {"robustness", "networks", "data", "_common"},
+    "recipes": {"robustness", "metrics", "networks", "data", "_common"},
     "similarity": {"features", "metrics", "probes", "networks", "plots", "numerics", "_common"},
     "studies": {
         "similarity",

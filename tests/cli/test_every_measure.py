@@ -48,4 +48,4 @@ def test_networks_are_compared_with_each_other_and_drawn(name: str) -> None:
     for draw in (mds_map, heatmap):
         ax = draw(found)
         assert ax.has_data()
-        plt.close(ax.figure)
+        plt.close("all")

@@ -60,7 +60,7 @@ def alone(reduce: Callable[[Tensor], Tensor], layer: str = "tail") -> Tensor:
     rows, network = [], net()
     for w in words():
         kept: list[Tensor] = []
-        handle = network.get_submodule(layer).register_forward_hook(lambda m, i, o, kept=kept: kept.append(o.detach()))
+        handle = network.get_submodule(layer).register_forward_hook(lambda m, i, o, kept=kept: kept.append(o))
         network(w[None])
         handle.remove()
         rows.append(reduce(kept[0][0]))
@@ -158,7 +158,7 @@ def test_several_inputs_and_a_call_of_ones_own() -> None:
         torch.testing.assert_close(found.outputs, right)
         assert found.labels is not None
         assert found.labels.tolist() == labels.tolist()
-    called = repsim.extract(network, y, call=lambda n, batch: n.second(batch), progress=False)
+    called = repsim.extract(network, y, call=lambda n, batch: n.get_submodule("second")(batch), progress=False)
     assert called.layers == ("two",)
     with torch.no_grad():
         torch.testing.assert_close(called["two"], network.two(y))

@@ -91,7 +91,7 @@ def test_tokens_or_samples_first(batch_first: bool) -> None:
 
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers(kind: type[nn.RNNBase], batch_first: bool) -> None:
+def test_recurrent_layers(kind: Any, batch_first: bool) -> None:
     rnn = kind(16, 6, bidirectional=True, batch_first=batch_first)
     net = Does(lambda s, x: s.head(s.rnn(x if batch_first else x.transpose(0, 1))[0]), rnn=rnn, head=nn.Linear(12, 3))
     assert set(found(net, TOKENS).values()) == {"ntc" if batch_first else "tnc"}

@@ -54,22 +54,24 @@ def test_a_module_is_filled_from_a_file(tmp_path: Path) -> None:
 def test_timm_by_name() -> None:
     timm = pytest.importorskip("timm")
     net = load_model("timm:resnet10t", num_classes=4, seed=3)
-    own = net.net
+    own: Any = net.net
     mean, std = (torch.tensor(own.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
     with torch.no_grad():
         torch.testing.assert_close(net(IMAGES), own((IMAGES - mean) / std))
     assert type(own) is type(timm.create_model("resnet10t"))
     (note,) = net.provenance["notes"]
     assert note == "untrained; timm/resnet10t.c3_in1k has weights for it, which were not downloaded"
-    assert torch.equal(load_model("timm:resnet10t", num_classes=4, seed=3).net.conv1[0].weight, own.conv1[0].weight)
+    again: Any = load_model("timm:resnet10t", num_classes=4, seed=3).net
+    assert torch.equal(again.conv1[0].weight, own.conv1[0].weight)
 
 
 def test_timm_with_a_file(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    own = load_model("timm:resnet10t", num_classes=4, seed=5).net
+    own: Any = load_model("timm:resnet10t", num_classes=4, seed=5).net
     torch.save(own.state_dict(), tmp_path / "x.pth")
     net = load_model("timm:resnet10t", checkpoint=tmp_path / "x.pth", num_classes=4)
-    assert torch.equal(net.net.conv1[0].weight, own.conv1[0].weight)
+    loaded: Any = net.net
+    assert torch.equal(loaded.conv1[0].weight, own.conv1[0].weight)
     assert net.provenance["normalize"] == [list(own.pretrained_cfg[k]) for k in ("mean", "std")]
     found = named_network(f"short=timm:resnet10t:{tmp_path / 'x.pth'}", None)
     assert found.name == "short"

@@ -624,7 +624,9 @@ def test_calibrated_values_are_drawn_from_0_to_1() -> None:
     found = repsim.permutation_test(a, a, "procrustes", permutations=20)
     ax = own(found, calibrated=True)
     assert ax.collections[0].get_clim() == (0, 1)
-    np.testing.assert_array_equal(ax.collections[0].get_array().ravel(), found.details["calibrated"].ravel())
+    drawn_values = ax.collections[0].get_array()
+    assert drawn_values is not None
+    np.testing.assert_array_equal(drawn_values.ravel(), found.details["calibrated"].ravel())
     assert ax.get_title().endswith(", calibrated  (n = 40)")
 
     text = "heatmap: calibrated values must be there; got a matrix without them. Draw what permutation_test returns."

@@ -45,6 +45,7 @@ def test_accuracy_and_normalisation_are_shown() -> None:
         warnings.simplefilter("ignore", CautionWarning)
         provenance = repsim.compare(one, one, "cka").provenance
     assert provenance["rows"]["accuracy"] == pytest.approx(0.4)
+    assert one.labels is not None
     some = Activations(one.features, torch.where(torch.arange(N) < 150, one.labels, -1), outputs=one.outputs)
     assert some.accuracy == pytest.approx(0.8)
     assert Activations(one.features, one.labels).accuracy is None

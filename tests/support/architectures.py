@@ -83,7 +83,7 @@ def _maxvit(size: int, wide: bool) -> nn.Module:
     from torchvision.models import MaxVit
 
     stem, widths, head = (24, [24, 48], 12) if wide else (16, [16, 32], 8)
-    return MaxVit((64 * (1 + size),) * 2, stem, 4, widths, [1, 1], head, 0.0, num_classes=10)
+    return MaxVit((64 * (1 + size), 64 * (1 + size)), stem, 4, widths, [1, 1], head, 0.0, num_classes=10)
 
 
 def _convnext(size: int, wide: bool) -> nn.Module:
