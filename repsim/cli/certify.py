@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `repsim certify` takes to its parser."""
     parser.add_argument("network", metavar="NETWORK", help=NETWORK)
     text = "standard deviation of the noise, in pixels of [0, 1], as in 0.25 or 64/255"
-    parser.add_argument("--sigma", type=fraction, required=True, help=text)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--sigma", type=fraction, help=text)
+    text = 'another noise: "laplace:0.2", "uniform:0.5", "exponential:0.001", "gaussian:0.25:K"'
+    kind.add_argument("--noise", metavar="KIND:SCALE", help=text)
+    parser.add_argument("--threat", choices=("l1", "l2", "linf"), default="l2", help="norm of the radii; default l2")
     parser.add_argument("--n0", type=int, default=100, help="draws that select the class; default 100")
     parser.add_argument("--n", type=int, default=10_000, help="draws that certify it; default 10000")
     parser.add_argument("--alpha", type=float, default=0.001, help="chance that a certificate is wrong; default 0.001")
@@ -41,10 +45,12 @@ def run(arguments: argparse.Namespace) -> None:
     from matplotlib.figure import Figure
 
     from repsim.plots import certified_curve
+    from repsim.robustness.noises import noise_of
     from repsim.robustness.smoothing import certify, check_settings
 
     draws = {"n0": arguments.n0, "n": arguments.n}
-    check_settings("certify", arguments.sigma, arguments.alpha, **draws)
+    noise = noise_of(arguments.noise or arguments.sigma, "certify")
+    check_settings("certify", noise.scale, arguments.alpha, **draws)
     network = named_network(arguments.network, arguments.normalize)
     data = asked_images(arguments)
     if arguments.device:
@@ -53,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{network.name}: {note}")
     print(repr(data))
     settings = {**draws, "alpha": arguments.alpha, "seed": arguments.seed, "batch_size": arguments.batch_size}
-    made = certify(network, data, arguments.sigma, **settings)
+    made = certify(network, data, noise, threat=arguments.threat, **settings)
     path = made.save(arguments.out / "certificates.npz")
     with whole_file(path.with_suffix(".csv")) as temporary:
         made.to_frame().to_csv(temporary, index=False)
@@ -70,12 +76,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _summary(made: "Certificates") -> dict[str, Any]:
     """What the certificates say together."""
-    radii = np.arange(0.0, made.radius_cap, made.sigma / 2).tolist()
+    step = made.sigma / 2 if made.threat == "l2" else made.radius_cap / 8
+    radii = np.arange(0.0, made.radius_cap, step).tolist()
     counted = np.where(made.correct, made.radius, 0.0)
     m = len(made)
     return {
         "network_name": made.network,
         "sigma": made.sigma,
+        "noise": made.noise or f"gaussian:{made.sigma:g}",
+        "threat": made.threat,
         "n0": made.n0,
         "n": made.n,
         "alpha": made.alpha,
@@ -95,7 +104,7 @@ def _summary(made: "Certificates") -> dict[str, Any]:
 
 def _print(made: "Certificates", summary: dict[str, Any]) -> None:
     print(
-        f"certificates of the SMOOTHED network, {made.network} under Gaussian noise of σ = {made.sigma:g}, not of "
+        f"certificates of the SMOOTHED network, {made.network} under {_noise(made)}, not of "
         f"{made.network} itself; each holds with confidence 1 - alpha = {1 - made.alpha:.10g}, for its image by itself"
     )
     print(f"draws per image: {made.n0:,} select the class, n = {made.n:,} certify it")
@@ -105,9 +114,14 @@ def _print(made: "Certificates", summary: dict[str, Any]) -> None:
         [f"{at['radius']:g}", number(at["accuracy"]), "[{:.4f}, {:.4f}]".format(*at["interval"])]
         for at in summary["certified"]
     ]
-    print_table(["ℓ2 radius", "certified accuracy", "Wilson 95 % over images"], rows)
+    norm = {"l1": "ℓ1", "l2": "ℓ2", "linf": "ℓ∞"}[made.threat]
+    print_table([f"{norm} radius", "certified accuracy", "Wilson 95 % over images"], rows)
     average, error = summary["average_certified_radius"], number(summary["standard_error"])
     print(f"average certified radius: {average:.4f}, standard error over images {error}")
+
+
+def _noise(made: "Certificates") -> str:
+    return f"noise {made.noise}" if made.noise else f"Gaussian noise of σ = {made.sigma:g}"
 
 
 CERTIFY = Verb(add_arguments, run, "folder")

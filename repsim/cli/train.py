@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help='where to train, as in "cuda"')
     parser.add_argument("--threads", type=int, metavar="N", help="of a CPU; their number is part of what is trained")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="the checkpoint to write")
+    parser.add_argument("--dry-run", action="store_true", help="say what it will cost, from its first steps, and stop")
     parser.add_argument("--snapshots", type=Path, metavar="DIR", help="keep the network after each epoch here")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted training, if there is one")
     parser.add_argument("--force", action="store_true", help="replace a finished training by a new one")
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     from repsim.cli.arguments import named_network
     from repsim.data.load import load_data
     from repsim.recipes import RECIPES, train
+    from repsim.recipes.training.estimate import estimate
 
     if arguments.recipe not in RECIPES:
         advice = did_you_mean(arguments.recipe, RECIPES)
@@ -92,6 +94,10 @@ def run(arguments: argparse.Namespace) -> None:
         _check_finished(arguments, recipe, data)
         print(f"{arguments.out} is finished; nothing was done")
         return
+    classes = max(int(data.labels.max()), int(test.labels.max())) + 1
+    print(estimate(recipe, data, classes, device=arguments.device), flush=True)
+    if arguments.dry_run:
+        return
     trained = train(
         recipe,
         data,
@@ -120,6 +126,9 @@ def run(arguments: argparse.Namespace) -> None:
         if isinstance(values, dict):
             told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
             print(f"smoothed by {level}, {certified['images']} test images, n = {certified['n']:,}: {told}")
+    for name, fact in record["facts"].items():
+        told = ", ".join(f"{of} {value:.4g}" for of, value in fact.items()) if isinstance(fact, dict) else str(fact)
+        print(f"{name}: {told}")
     print(f"written to {arguments.out}")
 
 

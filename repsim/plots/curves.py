@@ -188,14 +188,17 @@ def certified_curve(
         radii = np.array([0.0, *np.unique(made.radius[made.correct])])
         shares = [made.certified_accuracy(r) for r in radii]
         low, high = zip(*(made.certified_interval(r) for r in radii), strict=True)
-        label = f"{name}, σ = {made.sigma:g}: {made.abstained:.1%} abstain, cap {made.radius_cap:.2f}"
+        kind = made.noise or f"σ = {made.sigma:g}"
+        label = f"{name}, {kind}: {made.abstained:.1%} abstain, cap {made.radius_cap:.2f}"
         # A share holds up to and with its radius, so the steps reach back from it; behind the last radius it is 0.
         (line,) = ax.step([*radii, radii[-1]], [*shares, 0.0], where="pre", lw=1.8, label=label)
         ax.fill_between(radii, low, high, step="pre", color=line.get_color(), alpha=0.15, lw=0)
         ax.axvline(made.radius_cap, color=line.get_color(), ls=":", lw=1.4)
     ax.set_xlim(0, 1.04 * max(c.radius_cap for c in certificates))
     ax.set_ylim(0, 1.02)
-    ax.set_xlabel("ℓ2 radius, pixels in [0, 1]  (dotted: radius cap)")
+    norms = {"l1": "ℓ1", "l2": "ℓ2", "linf": "ℓ∞"}
+    told = " or ".join(dict.fromkeys(norms[made.threat] for made in certificates))
+    ax.set_xlabel(f"{told} radius, pixels in [0, 1]  (dotted: radius cap)")
     ax.set_ylabel("certified accuracy of the smoothed network")
     images, draws, levels = (
         ", ".join(f"{value:,}" for value in sorted(set(values)))

@@ -6,13 +6,14 @@ of the epoch before where accuracy on it falls. The attacks see the network in e
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repsim.recipes.training.annealing import rising, shorter
 from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, RADIUS, Preset, Recipe, Run
 from repsim.robustness import ThreatModel, pgd
 
@@ -24,7 +25,9 @@ class Fast(Recipe):
     name: ClassVar[str] = "fast"
 
     eps: float = field(default=0.1, metadata=RADIUS)  # linf radius of the training attack, pixels of [0, 1]
-    step_size: float = 0.125  # length of its one step, pixels of [0, 1]
+    step_size: float = 0.125  # length of its step, pixels of [0, 1]
+    steps: int = 1  # gradient evaluations of the training attack; the paper's is one
+    first_steps: int = 0  # steps in the first epoch, rising to `steps` while steps × step_size stays; 0: constant
     check_steps: int = 5  # gradient evaluations of the PGD attack after each epoch, steps of eps/4
     check_fall: float = 0.2  # fall of that accuracy from one epoch to the next that ends the training
 
@@ -48,13 +51,19 @@ class Fast(Recipe):
         ),
     }
 
+    def in_epoch(self, epoch: int, epochs: int) -> "Fast":
+        steps = rising(self.first_steps, self.steps, epoch, epochs)
+        return replace(self, steps=steps, step_size=shorter(self.step_size, self.steps, steps), first_steps=0)
+
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         net.eval()
         low, high = (x - self.eps).clamp(0, 1), (x + self.eps).clamp(0, 1)
         start = (torch.rand(x.shape, generator=generator) * 2 - 1).to(x) * self.eps
-        moved = (x + start).clamp(low, high).requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(net(moved), y), moved)
-        moved = (moved.detach() + self.step_size * gradient.sign()).clamp(low, high)
+        moved = (x + start).clamp(low, high)
+        for _ in range(self.steps):
+            moved.requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(net(moved), y), moved)
+            moved = (moved.detach() + self.step_size * gradient.sign()).clamp(low, high)
         net.train()
         return F.cross_entropy(net(moved), y)
 

@@ -7,13 +7,14 @@ for the next batch.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repsim.recipes.training.annealing import rising
 from repsim.recipes.training.recipe import CIFAR_CROPS, COUNT, MNIST, RADIUS, Loss, Preset, Recipe, Run, Stage
 
 
@@ -27,9 +28,10 @@ class Free(Recipe):
     name: ClassVar[str] = "free"
 
     epochs: int = field(default=60, metadata=COUNT)  # passes over the training set, replays counted
-    # linf radius, and length of a step of the inputs, pixels of [0, 1].
+    # Linf radius, and length of a step of the inputs, pixels of [0, 1].
     eps: float = field(default=0.1, metadata=RADIUS)
     replays: int = field(default=4, metadata=COUNT)  # steps on a batch before the next one
+    first_replays: int = 0  # in the first epoch, rising to `replays`; each moves by a full radius; 0: constant
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "digits": Preset({}, "this project: a small residual network on 8×8 images, 15 epochs of 4 replays"),
@@ -53,7 +55,11 @@ class Free(Recipe):
     }
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage(math.ceil(self.epochs / self.replays), self.learning_rate, self.loss),)
+        mean = (self.replays + (self.first_replays or self.replays)) / 2
+        return (Stage(math.ceil(self.epochs / mean), self.learning_rate, self.loss),)
+
+    def in_epoch(self, epoch: int, epochs: int) -> "Free":
+        return replace(self, replays=rising(self.first_replays, self.replays, epoch, epochs), first_replays=0)
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(net(x), y)

@@ -5,15 +5,18 @@ attack sees the network in eval mode, so that its batch statistics are those of 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repsim.recipes.training.annealing import rising, shorter
 from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, RADIUS, Preset, Recipe
 from repsim.robustness import ThreatModel, pgd
+
+Self = TypeVar("Self", bound="PGD")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class PGD(Recipe):
     eps: float = field(default=0.1, metadata=RADIUS)  # linf radius of the training attack, pixels of [0, 1]
     steps: int = 7  # gradient evaluations per attack
     step_size: float = 0.025  # length of an attack step, pixels of [0, 1]
+    first_steps: int = 0  # steps in the first epoch, rising to `steps` while steps × step_size stays; 0: constant
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "digits": DIGITS,
@@ -47,6 +51,10 @@ class PGD(Recipe):
             "package: 150 epochs, the rate to a tenth after 50 and 100",
         ),
     }
+
+    def in_epoch(self: Self, epoch: int, epochs: int) -> Self:
+        steps = rising(self.first_steps, self.steps, epoch, epochs)
+        return replace(self, steps=steps, step_size=shorter(self.step_size, self.steps, steps), first_steps=0)
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         net.eval()

@@ -6,14 +6,17 @@ of its own batch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repsim.recipes.training.annealing import rising, shorter
 from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, RADIUS, Preset, Recipe
+
+Self = TypeVar("Self", bound="TRADES")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class TRADES(Recipe):
     step_size: float = 0.025  # length of an attack step, pixels of [0, 1]
     beta: float = 6.0  # weight of the divergence, of nats per image
     start_sigma: float = 0.001  # standard deviation of the random start, pixels of [0, 1]
+    first_steps: int = 0  # steps in the first epoch, rising to `steps` while steps × step_size stays; 0: constant
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "digits": DIGITS,
@@ -60,6 +64,10 @@ class TRADES(Recipe):
             "the authors' train_trades_cifar10.py; WRN-28-10 for their WRN-34-10",
         ),
     }
+
+    def in_epoch(self: Self, epoch: int, epochs: int) -> Self:
+        steps = rising(self.first_steps, self.steps, epoch, epochs)
+        return replace(self, steps=steps, step_size=shorter(self.step_size, self.steps, steps), first_steps=0)
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         if self.eps == 0 or self.beta == 0:  # nothing is moved, or nothing depends on it

@@ -2,7 +2,7 @@
 
 `ThreatModel` says how far an input may be moved, `pgd`, `fgsm` and `feature_attack` move it, and `attack` holds any
 other attack to the same rules and measures what it does. `adversarial` and `corrupt` make image sets that stay aligned
-with the clean ones; `certify` proves answers by randomised smoothing.
+with the clean ones; `certify` proves answers by randomised smoothing; `noise_profile` says how noise moves each layer.
 """
 
 from repsim.robustness.adversarial_sets import adversarial
@@ -10,6 +10,7 @@ from repsim.robustness.checked import AttackFunction, AttackResult, attack
 from repsim.robustness.corruptions import corrupt
 from repsim.robustness.feature_space import FeatureAttackResult, feature_attack
 from repsim.robustness.gradient import fgsm, pgd
+from repsim.robustness.noise_profile import NoiseProfile, noise_profile
 from repsim.robustness.smoothing import Certificates, certify, predict
 from repsim.robustness.threat import ThreatModel
 
@@ -18,6 +19,7 @@ __all__ = [
     "AttackResult",
     "Certificates",
     "FeatureAttackResult",
+    "NoiseProfile",
     "ThreatModel",
     "adversarial",
     "attack",
@@ -25,6 +27,7 @@ __all__ = [
     "corrupt",
     "feature_attack",
     "fgsm",
+    "noise_profile",
     "pgd",
     "predict",
 ]

@@ -49,7 +49,8 @@ def corrupt(data: ImageSet, corruption: "str | OwnCorruption", *, seed: int = 0,
         TypeError: Images that are no `ImageSet`; a function that returns no images.
 
     Source:
-        Hendrycks, Dietterich 2019, arXiv 1903.12261 (levels); Zhang, Zhu 2019, arXiv 1905.09797 (patch_shuffle).
+        Hendrycks, Dietterich 2019, arXiv 1903.12261 (levels); Zhang, Zhu 2019, arXiv 1905.09797 (patch_shuffle,
+        saturate).
 
     Cost:
         One pass over the images; jpeg encodes them one after the other.
@@ -234,6 +235,20 @@ def _patch_shuffle(x: Images, share: float, generators: list[torch.Generator]) -
     return patches.reshape(b, 4, 4, c, height // 4, width // 4).permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
 
 
+def _saturate(x: Images, power: float, generators: list[torch.Generator]) -> Images:
+    centred = 2 * x - 1
+    return (centred.sign() * centred.abs() ** (2 / power) + 1) / 2
+
+
+def _edges(x: Images, share: float, generators: list[torch.Generator]) -> Images:
+    around = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    down = (around[:, :, 2:, 1:-1] - around[:, :, :-2, 1:-1]) / 2
+    right = (around[:, :, 1:-1, 2:] - around[:, :, 1:-1, :-2]) / 2
+    strength = torch.hypot(down, right)
+    largest = strength.amax((1, 2, 3), keepdim=True)
+    return (1 - share) * x + share * strength / torch.where(largest > 0, largest, 1)
+
+
 #: What `corrupt` knows.
 CORRUPTIONS: dict[str, Corruption] = {
     "gaussian_noise": Corruption(_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38), "standard deviation in pixels"),
@@ -251,4 +266,6 @@ CORRUPTIONS: dict[str, Corruption] = {
     "patch_shuffle": Corruption(
         _patch_shuffle, (0.2, 0.4, 0.6, 0.8, 1.0), "share moved of a grid of 4×4 patches", multiple=4
     ),
+    "saturate": Corruption(_saturate, (4, 8, 16, 64, 1024), "p of |2x − 1|^(2/p): grey levels go to black or white"),
+    "edges": Corruption(_edges, (0.2, 0.4, 0.6, 0.8, 1.0), "share replaced by the strength of edges"),
 }

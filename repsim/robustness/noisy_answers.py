@@ -13,6 +13,7 @@ from repsim._common.progress import progress_bar
 from repsim.data.image_set import ImageSet, check_image_set
 from repsim.networks.answers import CPU_ROWS, check_eval, device_of, dtype_of, logits_of
 from repsim.networks.network import name_of
+from repsim.robustness.noises import Noise
 
 #: Noise is drawn for this many numbers at once (64 MiB), and for this many rows at most. What an image is given
 #: depends on these two, its shape and the number of draws alone, never on the batch size.
@@ -23,20 +24,20 @@ def noisy_answers(
     function: str,
     net: nn.Module,
     data: ImageSet,
-    sigma: float,
+    noise: Noise,
     draws: Sequence[int],
     *,
     seed: int,
     batch_size: int,
     progress: bool,
 ) -> Int[np.ndarray, "s m k"]:
-    """How often each image is answered by each class under Gaussian noise.
+    """How often each image is answered by each class under noise.
 
     Args:
         function: Who asks, for messages.
         net: A network in eval mode.
         data: The images.
-        sigma: Standard deviation of the noise, in pixel units of [0, 1].
+        noise: What is added to the image.
         draws: Noisy copies per image in each of s rounds; no copy serves two rounds.
         seed: Of the noise; each image has a stream of its own, named by seed and id.
         batch_size: Copies per forward pass; on a CPU at most `CPU_ROWS`.
@@ -69,7 +70,7 @@ def noisy_answers(
                 tally = _Tally()
                 for start in range(0, n, rows):
                     # Drawn in place: new memory for every pass would cost more than the numbers.
-                    part = noisy[: n - start].normal_(generator=generator).mul_(sigma).add_(x)
+                    part = noise.draw_(noisy[: n - start], generator).add_(x)
                     for batch in part.split(step):
                         tally.add(logits_of(net, batch.to(kind), function))
                 rounds.append(tally.counts(function, sample))

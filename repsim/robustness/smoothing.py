@@ -1,4 +1,4 @@
-"""Randomised smoothing: what a network answers under Gaussian noise, and within which ℓ2 radius that is certain."""
+"""Randomised smoothing: what a network answers under noise, and within which radius that is certain."""
 
 import functools
 import json
@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,19 +21,17 @@ from repsim.data.image_set import ImageSet
 from repsim.networks.answers import device_of
 from repsim.networks.network import name_of, provenance_of_network
 from repsim.numerics.intervals import wilson
+from repsim.robustness.noises import MOST_NOISE, Gaussian, Noise, check_norm, noise_of
 from repsim.robustness.noisy_answers import noisy_answers
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The largest σ that is taken for one in pixels of [0, 1], and not in grey levels.
-MOST_NOISE = 5.0
-
 #: The answer where the draws do not tell which class is the most frequent.
 ABSTAIN = -1
 
-_FACTS = ("sigma", "n0", "n", "alpha", "seed", "network", "data", "provenance")
-
+#: The last three are missing in files from before there were other noises than Gaussian, and other norms than ℓ2.
+_FACTS = ("sigma", "n0", "n", "alpha", "seed", "network", "data", "provenance", "noise", "threat", "pixels")
 _ARRAYS = ("labels", "selected", "counts")
 
 
@@ -42,14 +40,15 @@ class Certificates:
     """What was drawn for each image, and what follows for the smoothed network g(x) = argmax_c P(f(x + σε) = c).
 
     For each image, with probability 1 − alpha over the draws: if `predicted` is a class, g answers it everywhere
-    within an ℓ2 distance below `radius`. That is said of g, not of the network itself, and of each image by itself.
+    within a distance below `radius` in the norm of the threat. That is said of g, not of the network itself, and of
+    each image by itself.
 
     Attributes:
         ids: m sample ids.
         labels: (m,) true classes.
         selected: (m,) the most frequent answer among the n0 draws.
         counts: (m,) how many of the n other draws were answered by the selected class.
-        sigma: Standard deviation of the noise, in pixel units of [0, 1].
+        sigma: Scale of the noise, in pixel units of [0, 1]; of Gaussian noise its standard deviation.
         n0: Draws that select the class.
         n: Draws that estimate its probability.
         alpha: Probability that a certificate is wrong.
@@ -57,6 +56,9 @@ class Certificates:
         network: What results call the network.
         data: What results call the images.
         provenance: Network, digest of the images, versions, device, time.
+        noise: Which noise, as `noise_of` takes it; empty for Gaussian noise in ℓ2.
+        threat: Norm of the radii: "l1", "l2" or "linf".
+        pixels: Numbers per image.
     """
 
     ids: tuple[str, ...]
@@ -71,6 +73,9 @@ class Certificates:
     network: str = "network"
     data: str = "data"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    noise: str = ""
+    threat: str = "l2"
+    pixels: int = 0
 
     def __post_init__(self) -> None:
         check_settings("Certificates", self.sigma, self.alpha, n0=self.n0, n=self.n)
@@ -93,10 +98,8 @@ class Certificates:
 
     @functools.cached_property
     def radius(self) -> Float[np.ndarray, " m"]:
-        """(m,) certified ℓ2 radius in pixel units of [0, 1]; 0 where it abstains."""
-        from scipy.stats import norm
-
-        return self.sigma * norm.ppf(np.maximum(self.p_lower, 0.5))
+        """(m,) certified radius in the threat's norm, in pixel units of [0, 1]; 0 where it abstains."""
+        return self._radius(self.p_lower)
 
     @functools.cached_property
     def predicted(self) -> Int[np.ndarray, " m"]:
@@ -105,10 +108,11 @@ class Certificates:
 
     @property
     def radius_cap(self) -> float:
-        """σΦ⁻¹(alpha^(1/n)): the radius when all n draws agree. No image can have a larger one, however robust."""
-        from scipy.stats import norm
+        """The radius when all n draws agree, of Gaussian noise σΦ⁻¹(alpha^(1/n)) in ℓ2. No image can have more."""
+        return float(self._radius(np.array([self.alpha ** (1 / self.n)]))[0])
 
-        return float(self.sigma * norm.ppf(self.alpha ** (1 / self.n)))
+    def _radius(self, p: np.ndarray) -> np.ndarray:
+        return noise_of(self.noise or self.sigma, "Certificates").radius(p, self.threat, max(1, self.pixels))
 
     @property
     def correct(self) -> np.ndarray:
@@ -143,7 +147,8 @@ class Certificates:
     def __repr__(self) -> str:
         found = f"certified accuracy {self.certified_accuracy():.3f} at radius 0, {self.abstained:.1%} abstain"
         average = f"average certified radius {self.average_certified_radius:.3f}"
-        settings = f"σ = {self.sigma:g}, n = {self.n:,}, alpha = {self.alpha:g}, radius cap {self.radius_cap:.4g}"
+        kind = f"{self.noise}, {self.threat}" if self.noise else f"σ = {self.sigma:g}"
+        settings = f"{kind}, n = {self.n:,}, alpha = {self.alpha:g}, radius cap {self.radius_cap:.4g}"
         return f"Certificates({self.network} on {self.data}, {len(self):,} images, {settings}: {found}, {average})"
 
     def to_frame(self) -> "pd.DataFrame":
@@ -183,7 +188,7 @@ class Certificates:
                 if facts["format"] != 1:
                     raise ValueError("another format")
                 arrays = {name: stored[name] for name in _ARRAYS}
-                return cls(tuple(facts["ids"]), **arrays, **{name: facts[name] for name in _FACTS})
+                return cls(tuple(facts["ids"]), **arrays, **{name: facts[name] for name in _FACTS if name in facts})
         except Exception as error:  # a damaged archive fails in as many ways as it has bytes
             must, advice = "the file must be one that save wrote", "Make it again with certify(...).save(path)"
             raise ValueError(message("Certificates.load", must, f"{path} (damaged?)", advice)) from error
@@ -192,8 +197,9 @@ class Certificates:
 def certify(
     net: nn.Module,
     data: ImageSet,
-    sigma: float,
+    sigma: float | str | Noise,
     *,
+    threat: Literal["l1", "l2", "linf"] = "l2",
     n0: int = 100,
     n: int = 10_000,
     alpha: float = 0.001,
@@ -205,12 +211,15 @@ def certify(
 
     The class is chosen by n0 noisy copies of the image. Of n other copies, k are answered so, which bounds the class's
     probability from below by p = BetaInv(alpha; k, n − k + 1) (Clopper-Pearson); where p > 1/2 the answer is certain
-    within R = σΦ⁻¹(p), with probability 1 − alpha. Noisy copies are not cut to [0, 1].
+    within R = σΦ⁻¹(p), with probability 1 − alpha. Noisy copies are not cut to [0, 1]. That is proved for real numbers:
+    in floating point a network could tell noise from moved noise by its last digits (Voracek, Hein 2023).
 
     Args:
         net: A network in eval mode that takes pixels in [0, 1] and gives (b, k) logits.
         data: The images.
-        sigma: Standard deviation of the noise, in pixel units of [0, 1].
+        sigma: Standard deviation of Gaussian noise, in pixel units of [0, 1]; or a noise of `repsim.robustness.noises`
+            as in "laplace:0.2" or "uniform:0.5" (for l1), "exponential:0.001" (linf) or "gaussian:0.25:8" (l2).
+        threat: Norm of the radii; what a noise says of another norm than its own follows from that one.
         n0: Draws that select the class.
         n: Draws that estimate its probability. No radius exceeds σΦ⁻¹(alpha^(1/n)): 2.46σ for 1,000 draws, 3.20σ
             for 10,000, 3.81σ for 100,000 at alpha = 0.001.
@@ -234,9 +243,11 @@ def certify(
     Cost:
         (n0 + n) forward passes per image, and one normal number per pixel of each; 64 MiB of noise at most.
     """
-    check_settings("certify", sigma, alpha, n0=n0, n=n)
+    noise = noise_of(sigma, "certify")
+    check_settings("certify", noise.scale, alpha, n0=n0, n=n)
+    check_norm("certify", threat)
     started = time.time()
-    counts = noisy_answers("certify", net, data, sigma, (n0, n), seed=seed, batch_size=batch_size, progress=progress)
+    counts = noisy_answers("certify", net, data, noise, (n0, n), seed=seed, batch_size=batch_size, progress=progress)
     classes = counts.shape[2]
     if not bool(((data.labels >= 0) & (data.labels < classes)).all()):
         got = f"labels {int(data.labels.min())} to {int(data.labels.max())} for {classes} classes"
@@ -252,7 +263,9 @@ def certify(
     }
     answered = counts[1][np.arange(len(data)), selected]
     drawn = data.ids, data.labels.numpy(), selected, answered
-    return Certificates(*drawn, float(sigma), n0, n, float(alpha), seed, name_of(net), data.name, provenance)
+    kind = "" if noise == Gaussian(noise.scale) and threat == "l2" else str(noise)
+    about = name_of(net), data.name, provenance, kind, threat, data.images[0].numel()
+    return Certificates(*drawn, float(noise.scale), n0, n, float(alpha), seed, *about)
 
 
 def predict(
@@ -297,7 +310,9 @@ def predict(
     from scipy.stats import binomtest
 
     check_settings("predict", sigma, alpha, n=n)
-    counts = noisy_answers("predict", net, data, sigma, (n,), seed=seed, batch_size=batch_size, progress=progress)[0]
+    counts = noisy_answers(
+        "predict", net, data, Gaussian(sigma), (n,), seed=seed, batch_size=batch_size, progress=progress
+    )[0]
     most = counts.argmax(1)
     first, second = np.sort(counts, 1)[:, ::-1][:, :2].T
     p = np.array([binomtest(int(a), int(a + b), 0.5).pvalue for a, b in zip(first, second, strict=True)])

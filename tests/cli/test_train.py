@@ -56,7 +56,9 @@ def test_it_trains_and_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureF
     assert [file.name for file in out.parent.iterdir()] == ["mine.safetensors"]
     scores = record["scores"]
     seconds = f"{record['cost']['seconds_per_epoch']:.1f}"
-    assert capsys.readouterr().out.splitlines() == [
+    told, *lines = capsys.readouterr().out.splitlines()
+    assert told.startswith("digits_resnet8, 75,002 parameters, 2 epochs, 256 gradient evaluations: about ")
+    assert lines == [
         f"noise on {data[0]!r}, preset digits ({RECIPES['noise'].PRESETS['digits'].source})",
         f"2 epochs of {seconds} s, 256 gradient evaluations",
         f"accuracy on 60 test images: {scores['accuracy']:.4f}",
@@ -105,6 +107,7 @@ def test_it_goes_on_where_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(Recipe, "update", watched)
+        patch.setattr("repsim.recipes.training.estimate.estimate", lambda *a, **k: "an estimate")  # takes steps too
         patch.setattr("repsim.recipes.train", lambda *a, **k: train(*a, **{**k, "save_every": 0}))
         with pytest.raises(KeyboardInterrupt):
             short(out)
@@ -166,7 +169,7 @@ def test_it_begins_at_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         (
             ["pdg", "--data", "digits"],
-            "train: the recipe must be known; got 'pdg'. Close matches: pgd.",
+            "train: the recipe must be known; got 'pdg'. Close matches: pgd, pruning.",
         ),
         (
             ["pgd", "--data", "svhn"],
@@ -212,3 +215,10 @@ def test_the_help_names_every_recipe() -> None:
     text = " ".join(parser.format_help().split())
     for name in RECIPES:
         assert name in text
+
+
+def test_a_dry_run_says_the_cost_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short(tmp_path / "net.safetensors", "--dry-run")
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told.startswith("digits_resnet8, 75,002 parameters, ")
+    assert not list(tmp_path.iterdir())

@@ -642,6 +642,14 @@ COSTS: dict[str, tuple[dict[str, Any], float]] = {
     "pgd": ({"steps": 4}, 5),
     "trades": ({"steps": 4}, 6),  # the clean and the moved inputs are both learned
     "free": ({"replays": 3}, 3),
+    "yopo": ({"rounds": 4, "steps": 3}, 4),  # what passes through the first layer alone is not counted
+    "amata": ({"steps": 4}, 5),
+    "pruning": ({"steps": 2, "pretrain_epochs": 2, "prune_epochs": 3}, 18),
+    "distillation": ({"alpha": 1.0}, 1),
+    "consistency": ({}, 2),
+    "infodrop": ({"finetune_epochs": 1}, 2),
+    "pani": ({}, 1),
+    "d2r": ({"steps": 4}, 7),  # the guide's, and the student's at clean and at moved inputs
     "noise": ({}, 1),
     "mixup": ({}, 1),
     "cutmix": ({}, 1),

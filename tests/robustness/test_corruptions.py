@@ -199,6 +199,26 @@ def test_translation_shifts_by_its_share_in_any_direction() -> None:
     assert len(quadrants) == 4
 
 
+def test_saturation_of_levels_is_the_papers_power_and_ends_in_black_and_white() -> None:
+    data = photographs(dtype=torch.float32)
+    x, found = pixels(data).numpy(), [pixels(corrupt(data, f"saturate:{severity}")) for severity in (1, 5)]
+    wanted = np.sign(2 * x - 1) * np.sqrt(np.abs(2 * x - 1)) / 2 + 0.5
+    np.testing.assert_allclose(found[0], wanted, atol=1e-6)
+    assert float(np.abs(found[1].numpy() - (x > 0.5)).max()) < 0.05
+
+
+def test_edges_are_where_the_image_changes() -> None:
+    image = torch.zeros(2, 1, 6, 8)
+    image[:, :, :, 4:] = 0.5
+    data = ImageSet(image, torch.tensor([0, 1]), ("a", "b"), "steps")
+    found = pixels(corrupt(data, "edges:5"))
+    wanted = torch.zeros(2, 1, 6, 8).double()
+    wanted[:, :, :, 3:5] = 1
+    assert torch.equal(found, wanted)
+    flat = ImageSet(torch.full((2, 1, 6, 8), 0.5), torch.tensor([0, 1]), ("a", "b"), "flat")
+    assert not pixels(corrupt(flat, "edges:5")).any()
+
+
 @pytest.mark.parametrize(("severity", "count"), [(1, 3), (2, 6), (3, 10), (4, 13), (5, 16)])
 def test_patches_move_and_none_is_lost(severity: int, count: int) -> None:
     grid = torch.arange(16).view(4, 4).repeat_interleave(2, 0).repeat_interleave(3, 1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from repsim import ImageSet, Network, load_model
+from repsim.robustness.noises import Gaussian
 from repsim.robustness.noisy_answers import noisy_answers
 from repsim.robustness.smoothing import ABSTAIN, Certificates, certify, predict
 from tests.conftest import exactly
@@ -240,7 +241,7 @@ def test_predictions_follow_the_exact_binomial_test() -> None:
     net, data = linear(2, classes=4), pictures(40)
     for alpha in (0.001, 0.3):
         found = predict(net, data, 3.0, n=400, alpha=alpha, seed=2)
-        counts = noisy_answers("test", net, data, 3.0, (400,), seed=2, batch_size=64, progress=False)[0]
+        counts = noisy_answers("test", net, data, Gaussian(3.0), (400,), seed=2, batch_size=64, progress=False)[0]
         assert counts.sum(1).tolist() == [400] * 40
         for answer, row in zip(found, counts.tolist(), strict=True):
             a, b, *_ = sorted(row, reverse=True)

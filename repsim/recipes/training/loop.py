@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def train(
     if data.images.shape[1] > 1:  # in this layout a core takes 1.4 times as many steps of a ResNet-20
         network.to(memory_format=torch.channels_last)
     learned = _mislabelled(data, recipe.label_noise, seed) if recipe.label_noise else data
-    run = Run(network, _optimizer(network, recipe), _generator(seed), learned, seed)
+    run = Run(network, sgd(network, recipe), recipe_generator(seed), learned, seed)
     order = torch.Generator().manual_seed(seed)
     augment = augmentation(recipe.augment)
     path = Path(resume) if resume is not None else None
@@ -123,16 +123,17 @@ def train(
     report = after_epoch or (lambda epoch: None)
     report(run.epoch)
     written = time.perf_counter()
-    epochs = [(stage, epoch) for stage in recipe.stages() for epoch in range(stage.epochs)]
+    epochs = [(part, stage, epoch) for part, stage in enumerate(recipe.stages()) for epoch in range(stage.epochs)]
     per_epoch = max(1, len(data) // recipe.batch_size)
-    with progress_bar(len(epochs) * per_epoch, f"train {name}", "step", show=progress) as bar, _counted(run):
+    with progress_bar(len(epochs) * per_epoch, f"train {name}", "step", show=progress) as bar, counted(run):
         bar.update(run.epoch * per_epoch)
-        for stage, epoch in epochs[run.epoch :]:
+        for part, stage, epoch in epochs[run.epoch :]:
             if run.stopped:
                 break
             began = time.perf_counter()
             with _own_random_numbers(seed, run.epoch, device):
-                _epoch(recipe, stage, epoch, run, order, augment, bar)
+                now = recipe.in_epoch(epoch, stage.epochs)
+                _epoch(now, replace(stage, loss=now.stages()[part].loss), epoch, run, order, augment, bar)
             run.epoch += 1
             run.stopped = recipe.after_epoch(run)
             if snapshots is not None:
@@ -165,6 +166,7 @@ def train(
             "test_digest": test.digest,
         },
         "scores": scores,
+        "facts": recipe.facts(network.net),
         "stopped": run.stopped or None,
         "cost": {
             "epochs": run.epoch,
@@ -227,7 +229,7 @@ def _check_snapshots(folder: Path, training: dict[str, Any]) -> None:
                 raise ValueError(message("train", f"{folder} must hold no snapshots of another training", got, advice))
 
 
-def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+def sgd(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         network.parameters(),
         lr=recipe.learning_rate,
@@ -237,7 +239,7 @@ def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-def _generator(seed: int) -> torch.Generator:
+def recipe_generator(seed: int) -> torch.Generator:
     """A stream of random numbers apart from the one that orders the images, which `seed` itself starts."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
 
@@ -277,7 +279,7 @@ def _started(network: Network, start: Network, test: ImageSet, classes: int) -> 
 
 
 @contextmanager
-def _counted(run: Run) -> Iterator[None]:
+def counted(run: Run) -> Iterator[None]:
     """Counts the images that pass through the network while gradients are recorded."""
 
     def count(_: nn.Module, given: tuple[Tensor, ...], __: Tensor) -> None:

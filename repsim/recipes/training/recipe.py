@@ -15,7 +15,7 @@ from repsim._common.messages import did_you_mean, message
 from repsim.data.image_set import ImageSet
 from repsim.networks.network import Network
 from repsim.recipes.training.augmentations import augmentation
-from repsim.robustness.smoothing import MOST_NOISE
+from repsim.robustness.noises import MOST_NOISE
 
 Images = Float[Tensor, "b c h w"]
 
@@ -99,6 +99,7 @@ class Run:
         data: The training images.
         seed: Of this training.
         memory: Tensors that a recipe keeps from batch to batch; they go into the state file.
+        beside: A network that is trained with it and not given, of recipes that have one; its state is in `memory`.
         epoch: Epochs done, over all stages.
         gradients: Images whose gradient was taken, of the loss and of attacks.
         seconds: Spent in the epochs done.
@@ -111,6 +112,7 @@ class Run:
     data: ImageSet
     seed: int
     memory: dict[str, Tensor] = field(default_factory=dict)
+    beside: nn.Module | None = None
     epoch: int = 0
     gradients: int = 0
     seconds: float = 0.0
@@ -160,6 +162,12 @@ class Recipe(ABC):
                 value = tuple(value)
                 object.__setattr__(self, setting.name, value)
             self._check(setting, value)
+        for setting in dataclasses.fields(self):
+            counted = setting.name.removeprefix("first_")
+            if counted != setting.name and getattr(self, setting.name) > getattr(self, counted):
+                must = f"{type(self).__name__}.{setting.name} must be at most {counted}={getattr(self, counted)}"
+                advice = "It rises to that; 0 leaves it constant"
+                raise ValueError(message("recipe", must, f"{getattr(self, setting.name)}", advice))
         augmentation(self.augment)
 
     @abstractmethod
@@ -170,6 +178,10 @@ class Recipe(ABC):
         """The parts of the training, in order."""
         return (Stage(self.epochs, self.learning_rate, self.loss),)
 
+    def in_epoch(self: Self, epoch: int, epochs: int) -> Self:
+        """The recipe with the settings of one epoch of a stage; most keep theirs throughout."""
+        return self
+
     def update(self, run: Run, loss: Loss, x: Images, y: Labels) -> None:
         """What is done with a batch: one step, unless a recipe says otherwise."""
         run.descend(loss(run.network, x, y, run.generator))
@@ -177,6 +189,10 @@ class Recipe(ABC):
     def after_epoch(self, run: Run) -> str:
         """Why the training must end here; empty where it goes on."""
         return ""
+
+    def facts(self, network: nn.Module) -> dict[str, Any]:
+        """What the record shall say of the trained network beside its scores; JSON."""
+        return {}
 
     def certified_sigmas(self) -> tuple[float, ...]:
         """Noise levels at which the network is meant to be certified."""

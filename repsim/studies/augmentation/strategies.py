@@ -19,8 +19,9 @@ class Strategy:
 
     Attributes:
         name: What tables and files call it.
-        recipe: A key of `RECIPES`: "standard", "mixup", "cutmix" or "pgd".
-        settings: What it sets of the recipe: `augment`, and where it says so `label_noise`, `alpha` or `eps`.
+        recipe: A key of `RECIPES`: "standard", "mixup", "cutmix", "pani" or "pgd".
+        settings: What it sets of the recipe: `augment`, and where it says so `label_noise`, `alpha`, `neighbours` or
+            `eps`.
         note: What a reader of the results should know; empty for the usual case.
     """
 
@@ -68,8 +69,9 @@ def strategy(spec: str | Step, *, name: str | None = None) -> Strategy:
 
     Args:
         spec: Augmentations as `repsim.augmentations.augmentation` takes them, joined by "+"; among them may be one of
-            "mixup:ALPHA", "cutmix:ALPHA" and "adversarial:EPS" (training on PGD adversarial inputs, steps of a quarter
-            of the radius), and "label_noise:SHARE", which is harmful and there for comparison. "none" augments nothing.
+            "mixup:ALPHA", "cutmix:ALPHA", "pani:K" (patches drawn towards the K nearest of other images) and
+            "adversarial:EPS" (training on PGD adversarial inputs, steps of a quarter of the radius), and
+            "label_noise:SHARE", which is harmful and there for comparison. "none" augments nothing.
             Or any callable (images (b, c, h, w) in [0, 1], generator) -> images. Checkpoints record it as
             module:function; one that is not reachable so, such as a lambda, needs a `name`, by which it is known in
             this process alone: it trains without others, and a later process must make the strategy again.
@@ -99,7 +101,7 @@ def strategy(spec: str | Step, *, name: str | None = None) -> Strategy:
             continue
         chosen = _KINDS[kind]
         if (chosen.recipe and recipe != "standard") or (not chosen.recipe and chosen.setting in settings):
-            must = "at most one of mixup, cutmix and adversarial, and one label_noise, can go together"
+            must = "at most one of mixup, cutmix, pani and adversarial, and one label_noise, can go together"
             raise ValueError(message("strategy", must, repr(text), "Leave one out"))
         recipe = chosen.recipe or recipe
         settings |= chosen.read(part, given)
@@ -122,11 +124,18 @@ class _Kind:
     recipe: str = ""  # that it needs; any, where empty
     needed: bool = False  # whether there must be an amount
     note: str = ""
+    least: int = 0  # of a count, which must be an integer; 0 for amounts
 
     def read(self, part: str, given: str) -> dict[str, Any]:
         if not given and not self.needed and ":" not in part:
             return {}
         value = amount(given)
+        if self.least:
+            if not (value >= self.least and value.is_integer()):
+                name = part.partition(":")[0]
+                must = f"{name} must have a count of at least {self.least} ({self.unit})"
+                raise ValueError(message("strategy", must, repr(part), f'Write, say, "{name}:4"'))
+            return {self.setting: int(value)}
         if not (0 <= value <= self.most and math.isfinite(value)):
             limits = f"from 0 to {self.most:g}" if math.isfinite(self.most) else ">= 0"
             name = part.partition(":")[0]
@@ -138,6 +147,7 @@ class _Kind:
 _KINDS = {
     "mixup": _Kind("alpha", "of the Beta distribution", math.inf, "mixup"),
     "cutmix": _Kind("alpha", "of the Beta distribution", math.inf, "cutmix"),
+    "pani": _Kind("neighbours", "nearest patches", math.inf, "pani", least=1),
     "adversarial": _Kind("eps", "linf radius, pixels of [0, 1]", 1.0, "pgd"),
     "label_noise": _Kind("label_noise", "share of labels", 1.0, needed=True, note="wrong labels: a harmful control"),
 }

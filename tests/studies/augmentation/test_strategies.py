@@ -41,6 +41,8 @@ HERE = f"{__name__}:darker"
         ("mixup", "mixup", {"augment": "none"}),
         ("crop:4+mixup:0.2", "mixup", {"augment": "crop:4", "alpha": 0.2}),
         ("cutmix+flip", "cutmix", {"augment": "flip"}),
+        ("flip+pani:4", "pani", {"augment": "flip", "neighbours": 4}),
+        ("pani", "pani", {"augment": "none"}),
         ("gaussian_noise:0.1+mixup", "mixup", {"augment": "gaussian_noise:0.1"}),
         ("adversarial", "pgd", {"augment": "none"}),
         ("adversarial:8/255+flip", "pgd", {"augment": "flip", "eps": 8 / 255, "step_size": 2 / 255}),
@@ -90,9 +92,9 @@ def test_what_a_recipe_has_of_its_own_comes_from_its_preset_or_the_strategy() ->
 
 KNOWN = (
     "none, crop, flip, flip_crop, vertical_flip, shift, cutout, random_erasing, gaussian_noise, blur, rotation, "
-    "color_jitter, … (8 more)"
+    "color_jitter, … (9 more)"
 )
-TOGETHER = "at most one of mixup, cutmix and adversarial, and one label_noise, can go together"
+TOGETHER = "at most one of mixup, cutmix, pani and adversarial, and one label_noise, can go together"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,10 @@ TOGETHER = "at most one of mixup, cutmix and adversarial, and one label_noise, c
             "mixup:x",
             "strategy: mixup must have an amount >= 0 (of the Beta distribution); got 'mixup:x'. "
             'Write, say, "mixup:0.1".',
+        ),
+        (
+            "pani:2.5",
+            "strategy: pani must have a count of at least 1 (nearest patches); got 'pani:2.5'. Write, say, \"pani:4\".",
         ),
         (
             "cutmix:",
