@@ -1,4 +1,4 @@
-"""What chance gives under permutations: p-values, the null of the best cell, calibrated values, the orders there are."""
+"""What chance gives under permutations: p-values, the null of the best cell, calibrated values, possible orders."""
 
 import math
 from fractions import Fraction
