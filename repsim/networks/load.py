@@ -11,11 +11,10 @@ from repsim._common.random_numbers import Drawn
 from repsim._common.references import users_function
 from repsim.networks.architectures import ARCHITECTURES, closest_architecture, find_architecture
 from repsim.networks.encoders import without_head
-from repsim.networks.fitting import fit_weights
+from repsim.networks.fitting import check_weights, fit_weights
 from repsim.networks.hubs import Found, find_network
 from repsim.networks.network import Network, Normalize, _mean_std, bare
 from repsim.networks.recorded import recorded_architecture, recorded_classes
-from repsim.networks.sound_weights import check_weights
 from repsim.networks.weight_files import Checkpoint, read_checkpoint
 
 

@@ -9,7 +9,7 @@ from repsim.similarity.inference import Difference, bootstrap, difference, permu
 from repsim.similarity.many import compare_many
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.similarity.ridge_curve import LambdaCurve, lambda_curve
-from repsim.similarity.td_sensitivity import TDSensitivity, td_sensitivity
+from repsim.similarity.sensitivity import TDSensitivity, td_sensitivity
 
 __all__ = [
     "Blocks",

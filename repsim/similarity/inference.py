@@ -13,10 +13,9 @@ from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.features.activations import Activations, check_same_samples
 from repsim.metrics import Metric, get_metric, metric_name
-from repsim.numerics.permutation_null import against_chance, fewest_permutations, random_order
 from repsim.similarity.comparison import announce, labelled
-from repsim.similarity.exchangeability import restrictions
 from repsim.similarity.matrix import SimilarityMatrix
+from repsim.similarity.permutation_null import against_chance, fewest_permutations, random_order, restrictions
 from repsim.similarity.sides import prepare_sides
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from repsim.plots import sensitivity_curves
-from repsim.similarity.td_sensitivity import td_sensitivity
+from repsim.similarity.sensitivity import td_sensitivity
 from tests.conftest import exactly
 from tests.similarity.test_td_sensitivity import GRID, sides
 

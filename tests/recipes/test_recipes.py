@@ -92,7 +92,7 @@ def test_ranges_stand_on_the_fields(name: str) -> None:
             continue
         low, high, _ = setting.metadata.get("range", (0, float("inf"), ""))
         assert (low, high) == (
-            1 if setting.name in ("epochs", "batch_size", "replays", "copies") else 0,
+            1 if setting.name in ("epochs", "batch_size", "replays", "copies", "rounds") else 0,
             wanted.get(setting.name, float("inf")),
         ), setting.name
 

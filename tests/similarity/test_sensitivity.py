@@ -11,7 +11,7 @@ from repsim import Activations
 from repsim.metrics import TD
 from repsim.probes.fit import fit_probes
 from repsim.probes.folds import stratified_folds
-from repsim.similarity.td_sensitivity import td_sensitivity
+from repsim.similarity.sensitivity import td_sensitivity
 from tests.conftest import exactly
 from tests.metrics.transferred.test_td import layer, task
 

@@ -11,8 +11,8 @@ import torch
 
 import repsim
 from repsim import Activations, CautionWarning
-from repsim.numerics.permutation_null import against_chance, count_orders, fewest_permutations, random_order
 from repsim.similarity.inference import permutation_test
+from repsim.similarity.permutation_null import against_chance, count_orders, fewest_permutations, random_order
 from tests.conftest import exactly
 
 
