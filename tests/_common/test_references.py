@@ -20,7 +20,7 @@ from repsim._common.references import known_name
 from repsim.cli.arguments import read_tasks
 from repsim.networks.weight_files import weights_digest
 from repsim.recipes.standard import Standard
-from repsim.studies.augmentation.networks import networks_of, trained_networks
+from repsim.studies.augmentation.networks import networks_of, tasks_of, trained_networks
 from repsim.studies.augmentation.plan import read_plan
 from tests.support.places import DATA
 
@@ -124,6 +124,9 @@ LOADERS: dict[str, Callable[[Path, str], Any]] = {
     "data of a plan": lambda p, t: read_plan(
         plan(p, f'data="{t}"\npreset="digits"\n[strategies]\nnone="none"')
     ).images(),
+    "data of a task": lambda p, t: tasks_of(
+        read_plan(plan(p, f'data="digits"\n[strategies]\nnone="none"\n[tasks]\nother={{data="{t}"}}'))
+    ),
     "state of a training": state_that_names,
     "metric of a matrix": matrix_that_names,
     "network in a study's folder": study_of_a_folder,

@@ -34,6 +34,7 @@ from repsim._common.messages import did_you_mean, message, some
 from repsim._common.references import known_name
 from repsim.data.image_set import ImageSet
 from repsim.data.load import load_data
+from repsim.data.named import NAMED
 from repsim.networks.recorded import known_architecture
 from repsim.recipes import Recipe
 from repsim.recipes.standard import Standard
@@ -173,13 +174,21 @@ def read_plan(path: str | Path, changes: Mapping[str, Any] | None = None) -> Pla
 
 
 def _check_names(table: Mapping[str, Any], path: Path) -> None:
-    """A file's architecture and strategies are names that the package knows: others would be imported, and so run."""
+    """What a file names of data, networks and strategies the package knows: the rest would be imported, and so run."""
     caller = "Write what is your own on the command line, as in --strategies mine=package.module:function"
     strategies = table.get("strategies")
     for text in strategies.values() if isinstance(strategies, Mapping) else ():
         for part in text.split("+") if isinstance(text, str) else ():
             if ":" in part and part.partition(":")[0].strip() not in KINDS:
                 known_name(part.strip(), KINDS, "plan", what="strategy", path=path, caller=caller)
+    tasks = table.get("tasks")
+    asked = (
+        [task.get("data") for task in tasks.values() if isinstance(task, Mapping)] if isinstance(tasks, Mapping) else []
+    )
+    for data in (table.get("data"), *asked):
+        if isinstance(data, str) and ":" in data and data.partition(":")[0] not in ("imagefolder", "text"):
+            caller = "Write what is your own on the command line, as in --data package.module:function"
+            known_name(data, (*NAMED, "imagefolder:PATH"), "plan", what="data set", path=path, caller=caller)
     settings = table.get("settings")
     inside = settings.get("architecture") if isinstance(settings, Mapping) else None
     for name in (table.get("architecture"), inside):
