@@ -10,13 +10,19 @@ How sure a value is: `bootstrap`, `permutation_test`, `difference`. What it is m
 """
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repsim._common.alone import check_alone
+from repsim._common.moved import tell_of_moved_modules
+from repsim._common.version import VERSION as __version__
+
 if TYPE_CHECKING:
-    from repsim import losses, metrics, plots
+    from repsim import metrics, plots
     from repsim._common.provenance import CautionWarning
     from repsim.data import ImageSet, load_data, tasks
     from repsim.features import Activations, extract, live
+    from repsim.metrics import losses
     from repsim.networks import Network, load_model
     from repsim.plots import heatmap, layer_curve, panels
     from repsim.probes import fit_probes
@@ -38,13 +44,13 @@ if TYPE_CHECKING:
 #: Folder -> the public names that it gives this page. They are imported when they are asked for, so that
 #: `import repsim` and the command line's help do not wait for torch.
 _PAGES = {
+    "repsim._common.provenance": ("CautionWarning",),
     "repsim.data": ("ImageSet", "load_data"),
     "repsim.features": ("Activations", "extract", "live"),
     "repsim.networks": ("Network", "load_model"),
     "repsim.plots": ("heatmap", "layer_curve", "panels"),
     "repsim.probes": ("fit_probes",),
     "repsim.similarity": (
-        "CautionWarning",
         "Difference",
         "Disagreements",
         "LambdaCurve",
@@ -60,8 +66,9 @@ _PAGES = {
     ),
 }
 
+#: Folders and a file of functions that are asked for by attribute, as in `repsim.metrics.TD`.
 _MODULES = {
-    "losses": "repsim.losses",
+    "losses": "repsim.metrics.losses",
     "metrics": "repsim.metrics",
     "plots": "repsim.plots",
     "tasks": "repsim.data.tasks",
@@ -76,6 +83,7 @@ __all__ = [
     "LambdaCurve",
     "Network",
     "SimilarityMatrix",
+    "__version__",
     "bootstrap",
     "compare",
     "compare_many",
@@ -98,6 +106,9 @@ __all__ = [
     "tasks",
 ]
 
+check_alone(Path(__file__).parent, ours=True)
+tell_of_moved_modules()
+
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
@@ -112,4 +123,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -1,8 +1,10 @@
-"""The directions in which the package's files may import each other, and what every file and name must have."""
+"""One table of the directions in which folders may import each other, and what every file and name must have."""
 
 import ast
+import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,11 +14,45 @@ from types import ModuleType
 import pytest
 
 import repsim
+from repsim._common.alone import ENTRIES
 
 PACKAGE = Path(repsim.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 #: Slow to import, so only inside the functions that need them.
 LATE = ("matplotlib", "seaborn", "pandas", "torchvision", "sklearn", "tqdm")
+
+#: Folder -> the folders that its files may import, late imports and those for types included. Nothing else in the
+#: package says so; `docs/architecture.md` has the same table for readers, and a test below holds the two together.
+MAY_IMPORT = {
+    "_common": set(),
+    "numerics": {"_common"},
+    "data": {"numerics", "_common"},
+    "plots": {"_common"},
+    "networks": {"data", "_common"},
+    "probes": {"numerics", "_common"},
+    "robustness": {"networks", "data", "numerics", "_common"},
+    "metrics": {"probes", "numerics", "_common"},
+    "features": {"robustness", "networks", "data", "numerics", "_common"},
+    "recipes": {"robustness", "networks", "data", "_common"},
+    "similarity": {"features", "metrics", "probes", "networks", "plots", "numerics", "_common"},
+    "studies": {
+        "similarity",
+        "recipes",
+        "features",
+        "metrics",
+        "robustness",
+        "probes",
+        "networks",
+        "plots",
+        "data",
+        "numerics",
+        "_common",
+    },
+}
+#: The package's own page names what it offers; the command line stands on top of all.
+MAY_IMPORT["the page"] = {*MAY_IMPORT}
+MAY_IMPORT["cli"] = {*MAY_IMPORT}
+MAY_IMPORT["__main__"] = {"cli"}
 
 
 def module(file: Path) -> str:
@@ -52,12 +88,14 @@ def imported(file: Path, *, everywhere: bool) -> set[str]:
     return found
 
 
+def folder(dotted: str) -> str:
+    """The folder of the package that a module is in."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 else "the page"
+
+
 def reaches(names: set[str], target: str) -> set[str]:
     return {name for name in names if name == target or name.startswith(f"{target}.")}
-
-
-def name_of(file: Path) -> str:
-    return str(file.relative_to(PACKAGE))
 
 
 # --- The reader of imports itself -----------------------------------------------------------------------------
@@ -93,59 +131,42 @@ def test_the_files_are_found() -> None:
 # --- Directions -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if module(f).startswith("repsim.metrics")], ids=name_of)
-def test_metrics_know_only_tensors(file: Path) -> None:
-    names = imported(file, everywhere=True)
-    for target in ("models", "extraction", "data", "imagefolder", "checkpoints", "architectures", "activations"):
-        assert not reaches(names, f"repsim.{target}"), target
-    for target in ("plots", "similarity", "recipes", "attacks", "demo", "cli", "_files"):
-        assert not reaches(names, f"repsim.{target}"), target
+def test_folders_import_only_what_the_table_allows() -> None:
+    modules = {module(file) for file in FILES}
+    wrong = []
+    for file in FILES:
+        here = folder(module(file))
+        for name in reaches(imported(file, everywhere=True), "repsim"):
+            target = name if name in modules else name.rpartition(".")[0]
+            there = folder(target)
+            if there != here and there not in MAY_IMPORT[here]:
+                wrong.append(f"{module(file)} imports {target}")
+    assert sorted(set(wrong)) == []
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if module(f).startswith("repsim.plots")], ids=name_of)
-def test_plots_know_only_results(file: Path) -> None:
-    own = ("repsim._common.messages", "repsim.networks.layers", "repsim.plots")
-    found = ("similarity", "ridge", "disagreement", "data", "smoothing", "blocks")
-    results = tuple(f"repsim.{name}" for name in found)  # as types alone
-    for everywhere, allowed in ((False, own), (True, own + results)):
-        ours = reaches(imported(file, everywhere=everywhere), "repsim")
-        assert [name for name in ours if not any(reaches({name}, target) for target in allowed)] == []
+def test_the_table_has_no_circle_and_every_folder() -> None:
+    assert {folder(module(file)) for file in FILES} == set(MAY_IMPORT)
+    done: set[str] = set()
+    while ready := {name for name, below in MAY_IMPORT.items() if name not in done and below <= done}:
+        done |= ready
+    assert set(MAY_IMPORT) - done == set()
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if module(f) != "repsim.__main__"], ids=name_of)
-def test_nothing_imports_the_command_line(file: Path) -> None:
-    names = imported(file, everywhere=True)
-    assert not reaches(names, "repsim.cli.main")
-    assert not reaches(names, "repsim.__main__")
-
-
-def test_only_what_stands_on_top_imports_recipes_and_the_demo() -> None:
-    users = {module(f) for f in FILES if reaches(imported(f, everywhere=True), "repsim.recipes")}
-    below = {m for m in users if not m.startswith(("repsim.recipes", "repsim.studies"))}
-    assert below <= {"repsim.cli.demo", "repsim.cli.train"}
-    users = {module(f) for f in FILES if reaches(imported(f, everywhere=True), "repsim.studies")}
-    below = {m for m in users if not m.startswith("repsim.studies")}
-    assert below <= {"repsim.cli.robustness", "repsim.cli.augment", "repsim.cli.main"}
-    assert {module(f) for f in FILES if reaches(imported(f, everywhere=True), "repsim.cli.demo")} <= {"repsim.cli.main"}
-
-
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_slow_packages_are_imported_where_they_are_used(file: Path) -> None:
-    early = imported(file, everywhere=False)
-    assert [name for package in LATE for name in reaches(early, package)] == []
-
-
-def test_importing_repsim_loads_no_slow_package() -> None:
-    code = f"import json, sys, repsim; print(json.dumps([p for p in {LATE!r} if p in sys.modules]))"
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert set(json.loads(made.stdout)) <= {"tqdm"}  # small, and torch may bring it
-    assert made.stderr == ""
+def test_the_page_on_architecture_has_the_same_table() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told: dict[str, set[str]] = {}
+    for left, right in re.findall(r"^\| (`.+?) \| (.+?) \|$", page, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", left):
+            told[name] = {*told} if right == "all above" else set(re.findall(r"`(\w+)`", right))
+    assert told == {name: MAY_IMPORT[name] - {"the page"} for name in told}
+    assert set(MAY_IMPORT) - set(told) == {"the page", "__main__"}
 
 
 def test_files_import_no_one_in_a_circle() -> None:
-    graph = {module(f): imported(f, everywhere=False) for f in FILES}
+    """Late imports and those for types count: a circle that never bites is one all the same."""
+    graph = {module(f): imported(f, everywhere=True) for f in FILES}
     edges = {a: {b for b in graph if b != a and b in names} for a, names in graph.items()}
-    # The package's own page names everything below it; that is no circle.
+    # A page names everything below it, and importing a file runs the page above it; that is no circle.
     edges = {a: {b for b in found if not a.startswith(f"{b}.")} for a, found in edges.items()}
     done: set[str] = set()
     while ready := {a for a, found in edges.items() if a not in done and found <= done}:
@@ -153,14 +174,49 @@ def test_files_import_no_one_in_a_circle() -> None:
     assert set(edges) - done == set()
 
 
+def test_slow_packages_are_imported_where_they_are_used() -> None:
+    early = {module(file): imported(file, everywhere=False) for file in FILES}
+    assert [(file, name) for file, names in early.items() for slow in LATE for name in reaches(names, slow)] == []
+
+
+def test_importing_repsim_loads_no_slow_package() -> None:
+    code = f"import json, sys, repsim; print(json.dumps([p for p in {('torch', *LATE)!r} if p in sys.modules]))"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert json.loads(made.stdout) == []
+    assert made.stderr == ""
+
+
 # --- Files and names ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_a_file_has_one_job_that_fits_350_lines(file: Path) -> None:
-    text = file.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 350
-    assert ast.get_docstring(ast.parse(text))
+def test_a_file_has_one_job_that_fits_350_lines() -> None:
+    texts = {module(file): file.read_text(encoding="utf-8") for file in FILES}
+    assert [name for name, text in texts.items() if len(text.splitlines()) > 350] == []
+    assert [name for name, text in texts.items() if not ast.get_docstring(ast.parse(text))] == []
+
+
+def test_no_folder_is_crowded_and_no_file_hides() -> None:
+    folders = {file.parent for file in FILES}
+    counts = {path: sum(entry.name not in ("__pycache__", "py.typed") for entry in path.iterdir()) for path in folders}
+    assert {module(path / "__init__.py"): count for path, count in counts.items() if count > 15} == {}
+    hidden = [module(file) for file in FILES if file.name.startswith("_") and not file.name.startswith("__")]
+    assert hidden == []
+
+
+def test_the_package_knows_its_own_entries() -> None:
+    """What else lies in the folder is another distribution's."""
+    assert {entry.name for entry in PACKAGE.iterdir()} - {"__pycache__", "py.typed"} == ENTRIES
+
+
+def test_no_file_is_called_as_the_public_function_in_it() -> None:
+    """Or `import repsim.x.f as f` would give now the file and now the function."""
+    for file in FILES:
+        if file.name == "__init__.py":
+            page = importlib.import_module(module(file))
+            below = {entry.stem for entry in file.parent.iterdir() if entry.suffix == ".py" or entry.is_dir()}
+            shadowed = {name for name in below & set(vars(page)) if not isinstance(vars(page)[name], ModuleType)}
+            # `repsim.cli:main` is what the installed command has always called.
+            assert shadowed <= ({"main"} if module(file) == "repsim.cli" else set()), module(file)
 
 
 def test_the_public_names_exist_and_are_sorted() -> None:
@@ -168,11 +224,35 @@ def test_the_public_names_exist_and_are_sorted() -> None:
     assert repsim.__all__ == sorted(repsim.__all__, key=lambda name: (name.islower(), name))
     for name in repsim.__all__:
         assert getattr(repsim, name) is not None
-    public = {n for n, v in vars(repsim).items() if not n.startswith("_") and not isinstance(v, ModuleType)}
-    assert public <= set(repsim.__all__)
+    assert {name for name in dir(repsim) if not name.startswith("_")} == set(repsim.__all__) - {"__version__"}
 
 
-@pytest.mark.parametrize("name", repsim.__all__)
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match=r"\Amodule 'repsim' has no attribute 'frobnicate'\Z"):
+        repsim.frobnicate  # noqa: B018  # type: ignore[attr-defined]
+
+
+def test_what_editors_see_is_what_is_imported() -> None:
+    """The page imports its names when they are asked for; the imports for types say the same to a type checker."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if typing_only(node))
+    seen = {
+        alias.name: statement.module
+        for statement in statements(block, everywhere=True)
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    pages = {name: page for page, names in repsim._PAGES.items() for name in names}
+    modules = {name: place.rpartition(".")[0] for name, place in repsim._MODULES.items()}
+    assert seen == {**pages, **modules}
+    assert set(seen) == set(repsim.__all__) - {"__version__"}
+    for name, place in repsim._MODULES.items():
+        assert getattr(repsim, name) is importlib.import_module(place)
+    for name, page in pages.items():
+        assert getattr(repsim, name) is getattr(importlib.import_module(page), name)
+
+
+@pytest.mark.parametrize("name", [name for name in repsim.__all__ if name != "__version__"])
 def test_public_names_say_what_they_take_and_give(name: str) -> None:
     thing = getattr(repsim, name)
     text = inspect.getdoc(thing)

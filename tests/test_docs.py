@@ -1,5 +1,6 @@
 """What the documentation says of the code is what the code says."""
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -31,9 +32,18 @@ def test_every_name_of_the_package_that_the_pages_use_exists() -> None:
     assert used - known == set()
 
 
+def test_everything_that_the_pages_and_notebooks_import_is_there() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    for page in pages:
+        for place, names in re.findall(r"from (repsim[\w.]*) import ([\w, ]+)", page.read_text(encoding="utf-8")):
+            module = importlib.import_module(place)
+            assert [name for name in names.split(", ") if not hasattr(module, name)] == [], f"{page.name}: {place}"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in [
         ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
         ROOT / "CHANGELOG.md",
         *(ROOT / "docs").glob("*.md"),
         ROOT / "benchmarks/README.md",

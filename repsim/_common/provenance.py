@@ -2,10 +2,8 @@
 
 import importlib.metadata
 import platform
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+from repsim._common.version import VERSION
 
 
 class CautionWarning(UserWarning):
@@ -14,5 +12,6 @@ class CautionWarning(UserWarning):
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    packages = ("repsim-toolkit", "torch", "numpy", "scipy", "scikit-learn")
-    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}}
+    packages = ("torch", "numpy", "scipy", "scikit-learn")
+    others = {p: importlib.metadata.version(p) for p in packages}
+    return {"python": platform.python_version(), "repsim-toolkit": VERSION, **others}

@@ -190,7 +190,8 @@ def _asked(
     # The bootstrap comes last: its interval stands in place of the measure's own, as without --permutations.
     details = {name: array for matrix in found for name, array in matrix.details.items()}
     provenance = {name: fact for matrix in found for name, fact in matrix.provenance.items()}
-    return replace(found[-1], details=details, provenance=provenance)
+    cautions = dict.fromkeys(text for matrix in found for text in matrix.cautions)
+    return replace(found[-1], details=details, provenance=provenance, cautions=tuple(cautions))
 
 
 def _summary(matrix: SimilarityMatrix, name: str, ignored: list[str]) -> dict[str, Any]:
@@ -212,6 +213,7 @@ def _summary(matrix: SimilarityMatrix, name: str, ignored: list[str]) -> dict[st
         "cautions": list(matrix.cautions),
         "bootstrap": matrix.provenance.get("bootstrap"),
         "permutation_test": matrix.provenance.get("permutation_test"),
+        "p_max": float(np.nanmin(matrix.details["p_max"])) if some and "p_max" in matrix.details else None,
         "tasks": {task: {"matched_mean": _matched_mean(part)} for task, part in matrix.tasks.items()},
         "tasks_ignored": ignored,
     }
@@ -255,7 +257,9 @@ def _added(result: Mapping[str, Any]) -> str:
         given = result["bootstrap"]
         parts.append(f"{100 * given['level']:g} % intervals ({given['resamples']:,} resamples)")
     if result["permutation_test"]:
-        parts.append(f"p-values ({result['permutation_test']['permutations']:,} permutations)")
+        count = f"{result['permutation_test']['permutations']:,} permutations"
+        best = f"; of the best pair {number(result['p_max'])}" if result["p_max"] is not None else ""
+        parts.append(f"p-values ({count}{best})")
     if result["tasks"]:
         parts.append(f"mean of {len(result['tasks'])} tasks")
     if result["tasks_ignored"]:

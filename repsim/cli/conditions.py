@@ -10,6 +10,7 @@ from typing import Any
 
 from repsim._common.messages import did_you_mean, message
 from repsim._common.provenance import CautionWarning, versions
+from repsim._common.references import users_function
 from repsim.cli.tables import file_name, number, print_table
 from repsim.data.image_set import ImageSet
 from repsim.data.stored import read_images, write_images
@@ -18,7 +19,7 @@ from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
 from repsim.robustness import ThreatModel
 from repsim.robustness.adversarial_sets import adversarial
-from repsim.robustness.corruptions import CORRUPTIONS, corrupt, parse_corruption
+from repsim.robustness.corruptions import CORRUPTIONS, corrupt, is_own_corruption, parse_corruption
 
 #: Images per forward pass where answers are counted.
 _ROWS = 64
@@ -39,7 +40,9 @@ class Conditions:
 
 def add_conditions(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `conditions` reads."""
-    text = 'PGD against it, as in "linf:8/255" or "l2:0.5"; a corruption, as in "blur:3"; or "none", the default'
+    text = (
+        'PGD against it, as in "linf:8/255" or "l2:0.5"; a corruption, as in "blur:3" or "my.module:function"; or none'
+    )
     parser.add_argument("--attack-a", metavar="CONDITION", help=f"what A's images go through: {text}")
     parser.add_argument("--attack-b", metavar="CONDITION", help="the same of B's images")
     parser.add_argument("--reuse-attack", action="store_true", help="show B the very images made for A: transfer")
@@ -115,6 +118,9 @@ def _condition(side: str, text: str | None) -> ThreatModel | str | None:
         return ThreatModel.parse(text)
     if name in CORRUPTIONS:
         parse_corruption(text)
+        return text
+    if is_own_corruption(text):
+        users_function(text, "repsim", known=["linf:8/255", *CORRUPTIONS], takes="(images, generators) -> images")
         return text
     advice = did_you_mean(text, ["linf:8/255", "l2:0.5", *(f"{name}:3" for name in CORRUPTIONS), "none"])
     raise ValueError(message("repsim", f"--attack-{side} must be a threat, a corruption or none", repr(text), advice))

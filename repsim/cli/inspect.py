@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from importlib import resources
 from pathlib import Path
 
 from repsim._common.files import whole_file
@@ -56,7 +55,7 @@ def _no_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _metrics(arguments: argparse.Namespace) -> None:
     """Prints the measures' own facts, as `docs/make_measures.py` wrote them down: reading them off needs torch."""
-    facts = json.loads(resources.files("repsim.metrics").joinpath("facts.json").read_text(encoding="utf-8"))
+    facts = json.loads((Path(__file__).parents[1] / "metrics" / "facts.json").read_text(encoding="utf-8"))
     columns = ["name", "kind", "bounds", "equal", "unchanged under", "cost", "source"]
     print_table(columns, [[row[column] for column in columns] for row in facts])
     print("\n" + "\n".join(f"{row['name']}: {row['says']}" for row in facts))

@@ -6,10 +6,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import repsim
+from repsim._common.alone import check_alone
 from repsim._common.files import check_folder, remove_leftovers
 from repsim._common.locks import alone
 from repsim._common.messages import InternalError
+from repsim._common.version import VERSION
 from repsim.cli.streams import careful_streams, tell
 from repsim.cli.verbs import VERBS, Verb, verb
 
@@ -24,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after one line on standard error for a user's error, or where the results are written and could not be
         printed; 130 after Ctrl-C.
     """
+    check_alone(Path(__file__).parents[1], ours=getattr(repsim, "__version__", "") == VERSION)
     words = list(sys.argv[1:] if argv is None else argv)
     with careful_streams() as streams:
         code = _run(words)
@@ -78,6 +83,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show a traceback for errors")
     parser = argparse.ArgumentParser(prog="repsim", description="Do these two networks see the same thing?")
+    parser.add_argument("--version", action="version", version=f"repsim {VERSION}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     meant = next((word for word in words if not word.startswith("-")), None)
     for name, (_, text) in VERBS.items():

@@ -10,6 +10,7 @@ import torch
 
 from repsim._common.messages import did_you_mean, message
 from repsim._common.provenance import CautionWarning
+from repsim._common.references import users_function
 from repsim.data.decoded_cache import cache_folder, cached
 from repsim.data.decoding import decode
 from repsim.data.folders import list_folder
@@ -35,8 +36,9 @@ def load_data(
 
     Args:
         name: "digits" (scikit-learn's 8×8 digits, embedded, no download), "cifar10", "cifar100", "mnist",
-            "fashion_mnist", "svhn", or "imagefolder:PATH" for a folder that holds one folder per class, or
-            "text:FILE.csv" for texts with a column "text" and, where there are labels, "label".
+            "fashion_mnist", "svhn", "imagefolder:PATH" for a folder that holds one folder per class, "text:FILE.csv"
+            for texts with a column "text" and, where there are labels, "label", or
+            "package.module:function" for a function of your own, split -> ImageSet, which is imported.
         split: "train" or "test" (the default) of a named set; for "digits" also "all". The digits have no
             split of their own: 1,200 train and 597 test images by a fixed permutation. For an image folder,
             the subfolder to read, or None for PATH itself.
@@ -60,6 +62,7 @@ def load_data(
         ValueError: An unknown name or split, a limit that leaves a class empty, images of unequal sizes, a class folder
             without images, a file that is no picture, pixels whose range is not known, transparent pictures.
         FileNotFoundError: A set that is not on disk, an empty folder.
+        TypeError: A function of your own that gives no ImageSet.
         MemoryError: Decoded images that would not fit into memory.
     """
     if seed < 0:
@@ -70,7 +73,8 @@ def load_data(
     if kind == "imagefolder" and path:
         folder = Path(path) / split if split else Path(path)
         return _image_folder(folder, name, limit, seed, root, size, classes, pixel_range, progress)
-    if kind not in NAMED or path:
+    own = bool(path) and kind not in NAMED
+    if not own and (kind not in NAMED or path):
         advice = did_you_mean(name, [*NAMED, "imagefolder:PATH", "text:FILE.csv"])
         raise ValueError(message("load_data", "name must be a known data set", repr(name), advice))
     for option, given in {"size": size, "classes": classes, "pixel_range": pixel_range}.items():
@@ -80,7 +84,14 @@ def load_data(
             raise ValueError(
                 message("load_data", f"{option} is for image folders", f"{option}={given} for {name}", advice)
             )
-    data = NAMED[kind](kind, split or "test", Path("data" if root is None else root), download)
+    if own:
+        function = users_function(name, "load_data", known=[*NAMED, "imagefolder:PATH"], takes="split -> ImageSet")
+        data = function(split or "test")
+        if not isinstance(data, ImageSet):
+            got, advice = type(data).__name__, "Return ImageSet(images, labels, ids, name)"
+            raise TypeError(message("load_data", f"{name} must give an ImageSet", got, advice))
+    else:
+        data = NAMED[kind](kind, split or "test", Path("data" if root is None else root), download)
     rows = stratified_rows(data.labels.numpy(), limit=limit, seed=seed)
     return data if len(rows) == len(data) else data.take(torch.from_numpy(rows))
 

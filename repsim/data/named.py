@@ -61,6 +61,7 @@ def _torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
     return ImageSet(raw.contiguous(), torch.as_tensor(labels).long(), ids, f"{name}/{split}", classes)
 
 
+#: What `load_data` knows: name -> a function (name, split, root, download) -> images.
 NAMED: dict[str, Callable[[str, str, Path, bool], ImageSet]] = {
     "digits": _digits,
     "cifar10": _torchvision,

@@ -10,32 +10,34 @@ from collections.abc import Iterable
 from typing import Any
 
 from repsim._common.messages import did_you_mean, message
-from repsim.metrics.alignment.cka import CKA
-from repsim.metrics.alignment.cka_minibatch import MinibatchCKA
-from repsim.metrics.alignment.cka_rbf import RBFCKA
+from repsim.metrics.alignment.cka import CKA as CKA
+from repsim.metrics.alignment.cka_minibatch import MinibatchCKA as MinibatchCKA
+from repsim.metrics.alignment.cka_rbf import RBFCKA as RBFCKA
 from repsim.metrics.base import Metric, MetricFacts, PairwiseResult, TaskMetric
 from repsim.metrics.confounder import Confounder
-from repsim.metrics.geometry.distance_correlation import DistanceCorrelation
-from repsim.metrics.geometry.information_imbalance import InformationImbalance
-from repsim.metrics.geometry.knn_jaccard import KNNJaccard
-from repsim.metrics.geometry.neighbours import CKNNA, MutualKNN
-from repsim.metrics.geometry.rank_similarity import RankSimilarity
-from repsim.metrics.geometry.rsa import RSA
-from repsim.metrics.geometry.rsm_norm_difference import RSMNormDifference
-from repsim.metrics.geometry.rtd import RTD
-from repsim.metrics.geometry.second_order_cosine import SecondOrderCosine
-from repsim.metrics.matching.correlation_match import CorrelationMatch
-from repsim.metrics.matching.permutation_procrustes import PermutationProcrustes
-from repsim.metrics.matching.soft_matching import SoftMatching
+from repsim.metrics.geometry.distance_correlation import DistanceCorrelation as DistanceCorrelation
+from repsim.metrics.geometry.information_imbalance import InformationImbalance as InformationImbalance
+from repsim.metrics.geometry.knn_jaccard import KNNJaccard as KNNJaccard
+from repsim.metrics.geometry.neighbours import CKNNA as CKNNA
+from repsim.metrics.geometry.neighbours import MutualKNN as MutualKNN
+from repsim.metrics.geometry.rank_similarity import RankSimilarity as RankSimilarity
+from repsim.metrics.geometry.rsa import RSA as RSA
+from repsim.metrics.geometry.rsm_norm_difference import RSMNormDifference as RSMNormDifference
+from repsim.metrics.geometry.rtd import RTD as RTD
+from repsim.metrics.geometry.second_order_cosine import SecondOrderCosine as SecondOrderCosine
+from repsim.metrics.matching.correlation_match import CorrelationMatch as CorrelationMatch
+from repsim.metrics.matching.permutation_procrustes import PermutationProcrustes as PermutationProcrustes
+from repsim.metrics.matching.soft_matching import SoftMatching as SoftMatching
 from repsim.metrics.ones_own import check_own, is_own, own_metric, own_name, read_settings
-from repsim.metrics.spectral.cca import CCA
-from repsim.metrics.spectral.eigenspace_overlap import EigenspaceOverlap
-from repsim.metrics.spectral.linear_regression import LinearRegression
-from repsim.metrics.spectral.procrustes import Procrustes
-from repsim.metrics.spectral.ridge_smoothers import GULP, WhiteTD
-from repsim.metrics.transferred.td import TD
-from repsim.metrics.transferred.td_regression import RegressionTD
-from repsim.metrics.transferred.td_soft import SoftTD
+from repsim.metrics.spectral.cca import CCA as CCA
+from repsim.metrics.spectral.eigenspace_overlap import EigenspaceOverlap as EigenspaceOverlap
+from repsim.metrics.spectral.linear_regression import LinearRegression as LinearRegression
+from repsim.metrics.spectral.procrustes import Procrustes as Procrustes
+from repsim.metrics.spectral.ridge_smoothers import GULP as GULP
+from repsim.metrics.spectral.ridge_smoothers import WhiteTD as WhiteTD
+from repsim.metrics.transferred.td import TD as TD
+from repsim.metrics.transferred.td_regression import RegressionTD as RegressionTD
+from repsim.metrics.transferred.td_soft import SoftTD as SoftTD
 
 
 def _by_name(families: Iterable[type[Metric]]) -> dict[str, Metric]:
@@ -56,67 +58,19 @@ def _by_name(families: Iterable[type[Metric]]) -> dict[str, Metric]:
 
 #: Every measure by name.
 METRICS: dict[str, Metric] = _by_name(
-    (
-        CKA,
-        MinibatchCKA,
-        RBFCKA,
-        CCA,
-        LinearRegression,
-        Procrustes,
-        GULP,
-        WhiteTD,
-        CKNNA,
-        MutualKNN,
-        KNNJaccard,
-        RankSimilarity,
-        SecondOrderCosine,
-        InformationImbalance,
-        RSA,
-        DistanceCorrelation,
-        RSMNormDifference,
-        RTD,
-        EigenspaceOverlap,
-        PermutationProcrustes,
-        SoftMatching,
-        CorrelationMatch,
-        TD,
-        RegressionTD,
-        SoftTD,
-    )
+    thing
+    for thing in list(globals().values())
+    if isinstance(thing, type) and issubclass(thing, Metric) and thing not in (Metric, TaskMetric)
 )
 
+#: The classes of the measures are public too, as `X as X` above tells type checkers.
 __all__ = [
-    "CCA",
-    "CKA",
-    "CKNNA",
-    "GULP",
     "METRICS",
-    "RBFCKA",
-    "RSA",
-    "RTD",
-    "TD",
     "Confounder",
-    "CorrelationMatch",
-    "DistanceCorrelation",
-    "EigenspaceOverlap",
-    "InformationImbalance",
-    "KNNJaccard",
-    "LinearRegression",
     "Metric",
     "MetricFacts",
-    "MinibatchCKA",
-    "MutualKNN",
     "PairwiseResult",
-    "PermutationProcrustes",
-    "Procrustes",
-    "RSMNormDifference",
-    "RankSimilarity",
-    "RegressionTD",
-    "SecondOrderCosine",
-    "SoftMatching",
-    "SoftTD",
     "TaskMetric",
-    "WhiteTD",
     "get_metric",
     "is_own",
     "known_metric",

@@ -20,7 +20,7 @@ from repsim.numerics.precision import full_precision
 ROUNDING = 1e-6
 
 #: The methods of metrics that compute.
-_COMPUTES = ("prepare", "prepare_tasks", "pairwise", "permuted", "bootstrapped", "update")
+_COMPUTES = ("prepare", "prepare_tasks", "pairwise", "compared", "permuted", "bootstrapped", "update")
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,13 @@ class Metric(ABC):
             rows: States of `prepare`.
             cols: States of the same call of `prepare`; possibly the same list.
         """
+
+    def compared(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
+        """As `pairwise`, with the details that cost several times as much: intervals, p-values.
+
+        `compare` shows them; resamples, permutations and studies that only want values do without.
+        """
+        return self.pairwise(rows, cols)
 
     def permuted(self, states: Sequence[Any], order: Int[Tensor, " n"]) -> list[Any] | None:
         """What `prepare` would give for rows in another order, without preparing anew.

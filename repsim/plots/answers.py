@@ -146,7 +146,7 @@ def _check_images(found: "Answers", data: "Images") -> None:
         held = data.ids[int(row)] if int(row) < len(data) else "nothing"
         if name not in (held, str(int(row))):  # features without ids name their rows
             got = f"{held} in row {int(row)} of {data.name!r}, where {name} is needed"
-            advice = "Pass the Images that the features were extracted on"
+            advice = "Pass the ImageSet that the features were extracted on"
             raise ValueError(message("disagreement_grid", "data must hold the compared samples", got, advice))
 
 

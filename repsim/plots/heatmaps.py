@@ -37,6 +37,7 @@ def heatmap(
     title: str | None = None,
     colorbar: bool = True,
     outline: "Outline | None" = None,
+    calibrated: bool = False,
 ) -> "Axes":
     """Draws a similarity matrix, the first layers at the lower left.
 
@@ -52,12 +53,15 @@ def heatmap(
         title: None names the metric and n.
         colorbar: Draw the colour bar.
         outline: Of `repsim.blocks.blocks`: draw a frame around each block.
+        calibrated: Draw the detail `calibrated` of `permutation_test` in place of the values: 0 where chance does as
+            well, 1 for a layer with itself.
 
     Returns:
         The Axes; its figure is `ax.figure`.
 
     Raises:
-        ValueError: A mask for a matrix that is not symmetric, limits that are none, or blocks of other layers.
+        ValueError: A mask for a matrix that is not symmetric, limits that are none, blocks of other layers, or
+            calibrated values of a matrix that has none.
     """
     import seaborn as sns
 
@@ -69,14 +73,17 @@ def heatmap(
         import matplotlib.pyplot as plt
 
         ax = prepare(plt.figure(), matrix).add_subplot()
-    values = matrix.values
+    if calibrated and "calibrated" not in matrix.details:
+        advice = "Draw what permutation_test returns"
+        raise ValueError(message("heatmap", "calibrated values must be there", "a matrix without them", advice))
+    values = matrix.details["calibrated"] if calibrated else matrix.values
     hide = np.isnan(values)
     if mask:
         if not (matrix.rows == matrix.cols and np.allclose(values, values.T, equal_nan=True)):
             got = f"{matrix.row_model} × {matrix.col_model}"
             raise ValueError(message("heatmap", "mask needs a symmetric matrix", got, "Leave mask out"))
         hide = hide | np.triu(np.ones_like(hide), 1).astype(bool)
-    low, high = colour_limits([matrix], limits)
+    low, high = (0.0, 1.0) if calibrated else colour_limits([matrix], limits)
     ax.set_facecolor("white")
     sns.heatmap(
         values,
@@ -84,7 +91,7 @@ def heatmap(
         vmin=low,
         vmax=high,
         mask=hide,
-        cmap=_colours(matrix),
+        cmap="magma" if calibrated else _colours(matrix),
         cbar=False,
         xticklabels=False,
         yticklabels=False,
@@ -104,8 +111,11 @@ def heatmap(
     _ticks(ax, matrix)
     ax.set_xlabel(side_label(matrix.col_model, int(axis_points(ax, 0) / 6)))
     ax.set_ylabel(side_label(matrix.row_model, int(axis_points(ax, 1) / 6)))
-    ax.set_title(title if title is not None else f"{matrix.definition.title}  (n = {matrix.n:,})", fontsize=10)
-    if colorbar:
+    named = f"{matrix.definition.title}{', calibrated' if calibrated else ''}  (n = {matrix.n:,})"
+    ax.set_title(title if title is not None else named, fontsize=10)
+    if colorbar and calibrated:
+        _bar(ax, "neither", "0: as chance; 1: a layer with itself")
+    elif colorbar:
         _colorbar(ax, [matrix], low, high)
     return ax
 
@@ -197,13 +207,16 @@ def _colorbar(ax: "Axes", matrices: Sequence["Matrix"], low: float, high: float)
     values = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
     below, above = bool((values < low).any()), bool((values > high).any())
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+    _bar(ax, extend, "larger: more alike" if matrices[0].definition.kind == "similarity" else "0: no difference")
+
+
+def _bar(ax: "Axes", extend: str, label: str) -> None:
     bar = ax.figure.colorbar(
         ax.collections[0],
         cax=ax.inset_axes((1.03, 0, 0.04, 1)),  # as high as the picture, whatever its shape
         extend=extend,  # type: ignore[arg-type]
     )
-    alike = "larger: more alike" if matrices[0].definition.kind == "similarity" else "0: no difference"
-    bar.set_label(alike, fontsize=8)
+    bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
 

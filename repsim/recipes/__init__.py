@@ -7,15 +7,36 @@ the seed, the data, the versions, the scores and the cost. `RECIPES[name].preset
 
 import importlib
 import pkgutil
+from types import ModuleType
 
+from repsim._common.messages import message
 from repsim.recipes.training.loop import TrainedNetwork, train
-from repsim.recipes.training.recipe import Preset, Recipe, Run, Stage
+from repsim.recipes.training.recipe import Preset, Recipe, Run, Stage, between, recipe_name
+
+
+def _recipe_of(page: ModuleType) -> type[Recipe]:
+    """The recipe of a file.
+
+    Raises:
+        TypeError: None, one without a name, or with another name than the file's.
+    """
+    kind, file = getattr(page, "RECIPE", None), page.__name__.rpartition(".")[2]
+    if not (isinstance(kind, type) and issubclass(kind, Recipe)):
+        advice = "End the file with RECIPE = and the class"
+        raise TypeError(message("recipes", f"{file}.py must have a RECIPE", repr(kind), advice))
+    if recipe_name(kind) != file:
+        advice = "Call both the same"
+        raise TypeError(
+            message("recipes", f"{kind.__name__} in {file}.py must be named {file!r}", repr(kind.name), advice)
+        )
+    return kind
+
 
 #: Recipe name -> its settings class.
-RECIPES: dict[str, type[Recipe]] = {}
+RECIPES: dict[str, type[Recipe]] = {
+    info.name: _recipe_of(importlib.import_module(f"{__name__}.{info.name}"))
+    for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name)
+    if not info.ispkg
+}
 
-for _info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
-    if not _info.ispkg:
-        RECIPES[_info.name] = importlib.import_module(f"{__name__}.{_info.name}").RECIPE
-
-__all__ = ["RECIPES", "Preset", "Recipe", "Run", "Stage", "TrainedNetwork", "train"]
+__all__ = ["RECIPES", "Preset", "Recipe", "Run", "Stage", "TrainedNetwork", "between", "train"]

@@ -6,14 +6,14 @@ of the epoch before where accuracy on it falls. The attacks see the network in e
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe, Run
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, RADIUS, Preset, Recipe, Run
 from repsim.robustness import ThreatModel, pgd
 
 
@@ -23,7 +23,7 @@ class Fast(Recipe):
 
     name: ClassVar[str] = "fast"
 
-    eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
+    eps: float = field(default=0.1, metadata=RADIUS)  # linf radius of the training attack, pixels of [0, 1]
     step_size: float = 0.125  # length of its one step, pixels of [0, 1]
     check_steps: int = 5  # gradient evaluations of the PGD attack after each epoch, steps of eps/4
     check_fall: float = 0.2  # fall of that accuracy from one epoch to the next that ends the training

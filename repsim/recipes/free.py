@@ -7,14 +7,14 @@ for the next batch.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Loss, Preset, Recipe, Run, Stage
+from repsim.recipes.training.recipe import CIFAR_CROPS, COUNT, MNIST, RADIUS, Loss, Preset, Recipe, Run, Stage
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Free(Recipe):
 
     name: ClassVar[str] = "free"
 
-    epochs: int = 60  # passes over the training set, replays counted
-    eps: float = 0.1  # linf radius, and length of a step of the inputs, pixels of [0, 1]
-    replays: int = 4  # steps on a batch before the next one
+    epochs: int = field(default=60, metadata=COUNT)  # passes over the training set, replays counted
+    # linf radius, and length of a step of the inputs, pixels of [0, 1].
+    eps: float = field(default=0.1, metadata=RADIUS)
+    replays: int = field(default=4, metadata=COUNT)  # steps on a batch before the next one
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "digits": Preset({}, "this project: a small residual network on 8×8 images, 15 epochs of 4 replays"),

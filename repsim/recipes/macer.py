@@ -9,7 +9,7 @@ the average certified radius of three networks from 0.406 (λ = 0) to 0.422 and 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repsim.recipes.noise import Noise
-from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
+from repsim.recipes.training.recipe import CIFAR_CROPS, COUNT, DEVIATION, MNIST, Preset, Recipe, Stage
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class MACER(Recipe):
     warmup_epochs: int = 15  # passes on noise before, in one cycle of their own
     warmup_learning_rate: float = 0.1  # highest rate of the warm-up
     learning_rate: float = 0.003  # highest rate afterwards
-    sigma: float = 0.25  # standard deviation of the noise, pixels of [0, 1]: the one to certify with
-    copies: int = 16  # noisy copies per image
+    # Standard deviation of the noise, pixels of [0, 1]: the one to certify with.
+    sigma: float = field(default=0.25, metadata=DEVIATION)
+    copies: int = field(default=16, metadata=COUNT)  # noisy copies per image
     weight: float = 1.0  # λ of the hinge; it trades accuracy for radius, and too much of it loses both
     margin: float = 8.0  # γ: the hinge ends where Φ⁻¹(p_y) − Φ⁻¹(p_2) is this large
     sharpness: float = 16.0  # β: factor on the logits inside the hinge

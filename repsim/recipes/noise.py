@@ -1,14 +1,14 @@
 """Training on Gaussian noise, for certificates by randomised smoothing (Cohen et al. 2019, arXiv 1902.02918)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.recipe import CIFAR_CROPS, DEVIATION, DIGITS, MNIST, Preset, Recipe
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Noise(Recipe):
 
     name: ClassVar[str] = "noise"
 
-    sigma: float = 0.25  # standard deviation of the noise, pixels of [0, 1]: the one to certify with
+    # Standard deviation of the noise, pixels of [0, 1]: the one to certify with.
+    sigma: float = field(default=0.25, metadata=DEVIATION)
 
     PRESETS: ClassVar[Mapping[str, Preset]] = {
         "digits": DIGITS,

@@ -8,7 +8,7 @@ pretrained on 5 to 9 and finetuned on 0 to 4, the average certified radius is la
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from repsim._common.messages import message
 from repsim.recipes.standard import Standard
-from repsim.recipes.training.recipe import CIFAR_CROPS, MNIST, Preset, Recipe, Stage
+from repsim.recipes.training.recipe import CIFAR_CROPS, DEVIATION, MNIST, Preset, Recipe, Stage
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class NoisyPretraining(Recipe):
 
     name: ClassVar[str] = "noisy_pretraining"
 
-    sigmas: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)  # standard deviations to draw from, pixels of [0, 1]
+    # Standard deviations to draw from, pixels of [0, 1].
+    sigmas: tuple[float, ...] = field(default=(0.0, 0.25, 0.5, 1.0), metadata=DEVIATION)
     finetune_epochs: int = 5  # passes over the clean images, in one cycle of their own
     finetune_learning_rate: float = 0.01  # highest rate of the finetuning
 

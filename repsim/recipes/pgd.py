@@ -5,14 +5,14 @@ attack sees the network in eval mode, so that its batch statistics are those of 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, RADIUS, Preset, Recipe
 from repsim.robustness import ThreatModel, pgd
 
 
@@ -22,7 +22,7 @@ class PGD(Recipe):
 
     name: ClassVar[str] = "pgd"
 
-    eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
+    eps: float = field(default=0.1, metadata=RADIUS)  # linf radius of the training attack, pixels of [0, 1]
     steps: int = 7  # gradient evaluations per attack
     step_size: float = 0.025  # length of an attack step, pixels of [0, 1]
 

@@ -6,14 +6,14 @@ of its own batch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset, Recipe
+from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, RADIUS, Preset, Recipe
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TRADES(Recipe):
 
     name: ClassVar[str] = "trades"
 
-    eps: float = 0.1  # linf radius of the training attack, pixels of [0, 1]
+    eps: float = field(default=0.1, metadata=RADIUS)  # linf radius of the training attack, pixels of [0, 1]
     steps: int = 7  # gradient evaluations per attack
     step_size: float = 0.025  # length of an attack step, pixels of [0, 1]
     beta: float = 6.0  # weight of the divergence, of nats per image

@@ -11,15 +11,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from repsim._common.checks import is_finite
 from repsim._common.messages import did_you_mean, message
 from repsim._common.progress import progress_bar
+from repsim._common.references import users_function
 from repsim.data.image_set import Images, ImageSet, check_image_set
+
+#: A corruption of the user's own: images in [0, 1] and one generator per image -> images of the same shape.
+OwnCorruption = Callable[[Images, list[torch.Generator]], Images]
 
 #: Images that are corrupted at once.
 _ROWS = 256
 
 
-def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = True) -> ImageSet:
+def corrupt(data: ImageSet, corruption: "str | OwnCorruption", *, seed: int = 0, progress: bool = True) -> ImageSet:
     """The images of a set, corrupted; the same samples under another condition.
 
     The result has the labels, the ids and the digest of `data`, so features of the one can be compared with features
@@ -30,7 +35,8 @@ def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = 
         data: The images.
         corruption: A name of `CORRUPTIONS` and a severity from 1 to 5, as in "gaussian_noise:3". Noise, brightness,
             contrast and jpeg have the levels of ImageNet-C; the others scale with the image, so that they mean the
-            same at every size.
+            same at every size. Or a function of your own, (images, one generator per image) -> images, itself or by
+            its place, "package.module:function"; what it returns is cut to [0, 1].
         seed: Of all that is random.
         progress: Show a bar when it takes more than two seconds.
 
@@ -40,7 +46,7 @@ def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = 
     Raises:
         ValueError: An unknown corruption or severity, saturation of images without colour, jpeg of images that are
             neither grey nor RGB, patch_shuffle of images whose sides 4 does not divide.
-        TypeError: Images that are no `ImageSet`.
+        TypeError: Images that are no `ImageSet`; a function that returns no images.
 
     Source:
         Hendrycks, Dietterich 2019, arXiv 1903.12261 (levels); Zhang, Zhu 2019, arXiv 1905.09797 (patch_shuffle).
@@ -54,6 +60,8 @@ def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = 
         'digits/test under blur:3'
     """
     check_image_set("corrupt", data)
+    if callable(corruption) or is_own_corruption(corruption):
+        return _by_own(data, corruption, seed, progress)
     name, chosen, severity = parse_corruption(corruption)
     channels, height, width = data.images.shape[1:]
     if chosen.channels and channels not in chosen.channels:
@@ -63,15 +71,45 @@ def corrupt(data: ImageSet, corruption: str, *, seed: int = 0, progress: bool = 
     if height % chosen.multiple or width % chosen.multiple:
         must = f"{name} needs sides that {chosen.multiple} divides"
         raise ValueError(message("corrupt", must, f"{height}×{width}", "Resize the images first"))
-    level, done = chosen.levels[severity - 1], torch.empty_like(data.images)
+    level = chosen.levels[severity - 1]
+    done = _changed(data, name, lambda x, generators: chosen.apply(x, level, generators), seed, progress)
+    record = {"corruption": name, "severity": severity, "level": level, "level_is": chosen.unit, "seed": seed}
+    return data.derived(done, f"{name}:{severity}", record)
+
+
+def _by_own(data: ImageSet, corruption: "str | OwnCorruption", seed: int, progress: bool) -> ImageSet:
+    """The images as a function of the user's own makes them, held to what images must be."""
+    if isinstance(corruption, str):
+        takes = "(images, generators) -> images"
+        name, function = corruption, users_function(corruption, "corrupt", known=CORRUPTIONS, takes=takes)
+    else:
+        place = getattr(corruption, "__module__", None), getattr(corruption, "__qualname__", type(corruption).__name__)
+        name, function = ":".join(filter(None, place)), corruption
+
+    def checked(x: Images, generators: list[torch.Generator]) -> Images:
+        found = function(x.clone(), generators)
+        if not isinstance(found, Tensor) or found.shape != x.shape or not found.is_floating_point():
+            got = f"{tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+            must = f"{name} must return images as it got them, {tuple(x.shape)} in [0, 1]"
+            raise TypeError(message("corrupt", must, got, "Return a tensor of that shape"))
+        if not is_finite(found):
+            advice = "Look for a division by zero, or a logarithm of black"
+            raise ValueError(message("corrupt", f"{name} must return finite pixels", "NaN or infinity", advice))
+        return found
+
+    return data.derived(_changed(data, name, checked, seed, progress), name, {"corruption": name, "seed": seed})
+
+
+def _changed(data: ImageSet, name: str, change: "OwnCorruption", seed: int, progress: bool) -> Tensor:
+    """All images after a change, in the type that they had."""
+    done = torch.empty_like(data.images)
     with progress_bar(len(data), f"corrupt {data.name}", "image", show=progress) as bar:
         for first in range(0, len(data), _ROWS):
             rows = slice(first, first + _ROWS)
-            changed = chosen.apply(data.pixels(rows), level, data.generators(rows, seed, name)).clamp(0, 1)
+            changed = change(data.pixels(rows), data.generators(rows, seed, name)).clamp(0, 1)
             done[rows] = changed.mul(255).round().to(torch.uint8) if done.dtype == torch.uint8 else changed.to(done)
             bar.update(len(changed))
-    record = {"corruption": name, "severity": severity, "level": level, "level_is": chosen.unit, "seed": seed}
-    return data.derived(done, f"{name}:{severity}", record)
+    return done
 
 
 @dataclass(frozen=True)
@@ -91,6 +129,12 @@ class Corruption:
     unit: str
     channels: tuple[int, ...] = ()
     multiple: int = 1
+
+
+def is_own_corruption(text: str) -> bool:
+    """Whether a text is the place of a function, "package.module:function", and no name with a severity."""
+    name, _, function = text.partition(":")
+    return name not in CORRUPTIONS and function.partition(".")[0].isidentifier()
 
 
 def parse_corruption(corruption: str) -> tuple[str, Corruption, int]:

@@ -76,7 +76,7 @@ def compare(
         found = {"": streamed(a, b, chosen)}
     else:
         prepared = prepare_sides(a, b, chosen, "compare", tasks=tasks, device=device)
-        found = {task: chosen.pairwise(*states) for task, states in prepared.items()}
+        found = {task: chosen.compared(*states) for task, states in prepared.items()}
     parts = {task: labelled(a, b, chosen, each, started, device) for task, each in found.items()}
     result = parts[""] if tasks is None else _mean(parts)
     announce(result, "compare")

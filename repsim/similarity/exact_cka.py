@@ -108,16 +108,15 @@ def _details(
     n = sums.rows.shape[1]
     whole = hsic(sums.products, sums.rows, sums.diagonal, torch.ones_like(sums.rows[0]), self_pairs=True).diagonal()
     participation, wide = sums.traces.square() / whole, torch.tensor(widths, dtype=torch.float64)
-    chance = [[0.0 if debiased else chance_of(p, q, n) for q in widths[cols]] for p in widths[:r]]
     shape = r, len(widths[cols])
     details = {
         "width_row": wide[:r, None].expand(shape),
         "width_col": wide[cols].expand(shape),
-        "chance": torch.tensor(chance, dtype=torch.float64),
+        "chance": chance_of(participation[:r], participation[cols], n, debiased),
         "pr_row": participation[:r, None].expand(shape),
         "pr_col": participation[cols].expand(shape),
     }
-    return details, float(details["chance"].max())
+    return details, float(details["chance"].nan_to_num(0).max())
 
 
 class _Tiles:

@@ -13,7 +13,9 @@ from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.features.activations import Activations, check_same_samples
 from repsim.metrics import Metric, get_metric, metric_name
+from repsim.numerics.permutation_null import against_chance, fewest_permutations, random_order
 from repsim.similarity.comparison import announce, labelled
+from repsim.similarity.exchangeability import restrictions
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.similarity.sides import prepare_sides
 
@@ -72,39 +74,65 @@ def bootstrap(
 
 
 def permutation_test(
-    a: Activations, b: Activations, metric: str | Metric = "cka", *, permutations: int = 200, seed: int = 0
+    a: Activations,
+    b: Activations,
+    metric: str | Metric = "cka",
+    *,
+    permutations: int = 200,
+    alpha: float = 0.05,
+    within: Any = None,
+    groups: Any = None,
+    seed: int = 0,
 ) -> SimilarityMatrix:
-    """`compare` with what chance gives: could unrelated layers look as much alike?
+    """`compare` with what chance gives: could unrelated layers look as much alike, and the best pair of so many?
 
-    The second side's samples are permuted, which leaves each layer as it is and destroys what the two share. For forms
-    of TD with classes, answers are permuted within each class: what is left is agreement through the confusion
-    matrices alone.
+    The second side's samples are permuted, all layers alike, which leaves each layer as it is and destroys what the
+    two share. For forms of TD with classes, answers are permuted within each class: what is left is agreement through
+    the confusion matrices alone.
 
     Args:
         a: First side, the rows.
         b: Second side, the columns.
         metric: As for `compare`.
-        permutations: How many, at least 20; the smallest p-value is 1 / (permutations + 1).
+        permutations: How many, at least 20 and 1 / alpha; the smallest p-value is 1 / (permutations + 1).
+        alpha: Size of the test whose threshold calibrates the values, in (0, 1).
+        within: Only samples of one kind change places: "classes" of the labels, or (n,) whole numbers. What is tested
+            then is agreement beyond what the kinds alone bring about.
+        groups: (n,) whole numbers, for samples that are no independent draws (several images of one subject, frames
+            of one film): those of one number stay together, and whole groups of one size change places.
         seed: Of the permutations.
 
     Returns:
-        The matrix of `compare` with the details `p_value` (share of permutations that look at least as much alike, the
-        observed one included), `null_mean`, and the central 95 % of the chance values, `null_low`, `null_high`.
+        The matrix of `compare` with the details of `against_chance`: `p_value` (share of permutations that look at
+        least as much alike, the observed one included), `p_adjusted` (the same against the best of all cells, which
+        allows for having looked at all of them) and `p_max` (that of the best cell), `calibrated` (0 where chance
+        reaches the value with probability alpha, 1 for a layer with itself) and `calibrated_max` (the best cell
+        against the best of chance), `null_mean`, and the central 95 % of the chance values, `null_low`, `null_high`.
 
     Raises:
-        ValueError: As `compare`, or fewer than 20 permutations.
+        ValueError: As `compare`; too few permutations, or too few that differ; columns of another length; groups that
+            no other group can change places with; `within` or `groups` for a form of TD.
+
+    Warns:
+        CautionWarning: As `compare`, and where permutations do not change a value.
+
+    Source:
+        Calibration and the best pair: arXiv 2602.14486.
 
     Cost:
         `permutations` crossings of prepared layers; measures without a shortcut prepare one side anew each time.
     """
     chosen = get_metric(metric)
-    _check_range("permutation_test", "permutations", permutations, 20)
+    _check_level("permutation_test", alpha, "alpha", "0.05")
+    _check_range("permutation_test", "permutations", permutations, max(20, fewest_permutations(alpha)))
+    check_same_samples(a, b, "permutation_test")
+    kept = restrictions(a, b, chosen, alpha, within, groups)
     value, (rows, cols) = _compared(a, b, chosen, "permutation_test")
     generator = torch.Generator().manual_seed(seed)
     null = []
     with progress_bar(permutations, "permutations", "permutation") as bar:
         for _ in range(permutations):
-            order = torch.randperm(a.n, generator=generator)
+            order = random_order(a.n, generator, *kept)
             moved = chosen.permuted(cols, order)
             if moved is None:
                 # Prepared together: a measure may choose by all layers.
@@ -114,19 +142,19 @@ def permutation_test(
             else:
                 null.append(chosen.pairwise(rows, moved).values.cpu().numpy())
             bar.update()
-    chance = np.stack(null)
-    missing = np.isnan(value.values) | np.isnan(chance).any(0)
-    alike = chance >= value.values - 1e-12 if chosen.kind == "similarity" else chance <= value.values + 1e-12
-    details = {
-        "p_value": np.where(missing, np.nan, (1 + alike.sum(0)) / (1 + permutations)),
-        "null_mean": chance.mean(0),
-        "null_low": np.quantile(chance, 0.025, axis=0),
-        "null_high": np.quantile(chance, 0.975, axis=0),
-    }
-    given = {"permutations": permutations, "seed": seed}
-    return replace(
+    chance, similarity = np.stack(null), chosen.kind == "similarity"
+    details = against_chance(
+        value.values, chance, larger_is_alike=similarity, self_value=chosen.self_value, alpha=alpha
+    )
+    given: dict[str, Any] = {"permutations": permutations, "alpha": alpha, "seed": seed}
+    if within is not None:
+        given["within"] = within if isinstance(within, str) else "given"
+    if groups is not None:
+        given["groups"] = "given"
+    value = replace(
         value, details={**value.details, **details}, provenance={**value.provenance, "permutation_test": given}
     )
+    return _with_idle(value, chance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,11 +268,21 @@ def _compared(
     """What `compare` gives, with one more caution, and the prepared layers, which serve every resample."""
     started = time.time()
     states = prepare_sides(a, b, metric, function)[""]
-    value = labelled(a, b, metric, metric.pairwise(*states), started)
+    value = labelled(a, b, metric, metric.compared(*states), started)
     if caution:
         value = replace(value, cautions=(*value.cautions, caution))
     announce(value, function, stacklevel=4)
     return value, states
+
+
+def _with_idle(value: SimilarityMatrix, chance: Float[np.ndarray, "k r c"]) -> SimilarityMatrix:
+    """Says how many values no permutation changes: a p-value of 1 there is no sign of unlike layers."""
+    count = int((np.abs(chance - value.values).max(0) <= 1e-12).sum())
+    if not count:
+        return value
+    caution = f"{count} of {value.values.size} values are the same under every permutation: chance cannot be told there"
+    announce(replace(value, cautions=(caution,)), "permutation_test", stacklevel=4)
+    return replace(value, cautions=(*value.cautions, caution))
 
 
 def _layers(side: Activations) -> list[Tensor]:
@@ -304,6 +342,6 @@ def _check_range(function: str, name: str, value: int, least: int) -> None:
         raise ValueError(message(function, must, repr(value), "200 is usual"))
 
 
-def _check_level(function: str, level: float) -> None:
+def _check_level(function: str, level: float, name: str = "level", usual: str = "0.95") -> None:
     if not 0 < level < 1:
-        raise ValueError(message(function, "level must be in (0, 1)", f"{level}", "0.95 is usual"))
+        raise ValueError(message(function, f"{name} must be in (0, 1)", f"{level}", f"{usual} is usual"))

@@ -97,7 +97,8 @@ def test_everything_that_can_be_done_is_done_and_written(nets: Path, tmp_path: P
 def test_what_is_left_out_is_said(nets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from repsim.studies.robustness import whole_study as study
 
-    monkeypatch.setattr(study, "ANALYSES", ("clean_and_attacked", "dynamics", "capacity"))
+    three = {name: study.ANALYSES[name] for name in ("clean_and_attacked", "dynamics", "capacity")}
+    monkeypatch.setattr(study, "ANALYSES", three)
     run = ran(*usual(nets, tmp_path, "--layers", "layer3.0"))
     assert run.code == 0
     reasons = {"dynamics": "no snapshots and no training images", "capacity": "no networks of several sizes"}

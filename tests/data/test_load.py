@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pickle
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -863,3 +864,66 @@ def test_size_resizes_the_shorter_side_first(image_folder: Callable[..., Path]) 
     assert images[0, :, :, 0].unique().tolist() == [0]
     assert images[0, :, 0, 3].tolist() == [200, 100, 50]
     assert images[1, :, 2, 2].tolist() == [5, 6, 7]
+
+
+# --- Sets of the user's own -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "import torch\nfrom repsim import ImageSet\n"
+        "def bars(split):\n"
+        "    images = torch.zeros(12, 1, 8, 8, dtype=torch.uint8)\n"
+        "    images[::2, :, 4] = images[1::2, :, :, 4] = 255\n"
+        "    ids = tuple(f'bars/{split}/{i}' for i in range(12))\n"
+        "    return ImageSet(images, torch.arange(12) % 2, ids, f'bars/{split}')\n"
+        "def nothing(split):\n    return [split]\n"
+        "number = 3\n"
+    )
+    (tmp_path / "sets_of_a_user.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sets_of_a_user", raising=False)
+
+
+def test_a_function_of_one_s_own_is_a_set(own_sets: None) -> None:
+    data = load_data("sets_of_a_user:bars", split="train", limit=4)
+    assert (data.name, len(data), sorted(data.labels.tolist())) == ("bars/train", 4, [0, 0, 1, 1])
+    assert load_data("sets_of_a_user:bars").name == "bars/test"
+
+
+OWN = {
+    "sets_of_a_user:nothing": (
+        TypeError,
+        "sets_of_a_user:nothing must give an ImageSet; got list. Return ImageSet(images, labels, ids, name).",
+    ),
+    "sets_of_a_user:number": (
+        ValueError,
+        "sets_of_a_user:number must be a function split -> ImageSet; got int. Name a function.",
+    ),
+    "sets_of_a_user:none": (
+        ValueError,
+        "package.module:function must exist; got 'sets_of_a_user:none' (module 'sets_of_a_user' has no attribute "
+        "'none'). Check the name; the module must be importable from where you run.",
+    ),
+    "digit:some/where": (
+        ValueError,
+        "the name must be known; got 'digit'. Close matches: digits, mnist.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_functions_that_give_no_set(own_sets: None, name: str) -> None:
+    error, text = OWN[name]
+    with pytest.raises(error, match=exactly(f"load_data: {text}")):
+        load_data(name)
+
+
+def test_a_size_is_for_folders_alone(own_sets: None) -> None:
+    text = (
+        "load_data: size is for image folders; got size=8 for sets_of_a_user:bars. "
+        "Leave size out, or resize the images of an ImageSet yourself."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        load_data("sets_of_a_user:bars", size=8)

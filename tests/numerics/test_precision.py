@@ -99,7 +99,7 @@ def test_live_comparisons_are_in_full_precision(metric: str) -> None:
     net = nn.Sequential(nn.Flatten(), Noted(), nn.Linear(16, 4)).eval()
     images = ImageSet(torch.rand(12, 1, 4, 4), torch.arange(12) % 2, tuple(map(str, range(12))), "twelve")
     torch.set_float32_matmul_precision("medium")
-    side = repsim.features.live_activations(net, images, layers="2", progress=False)
+    side = repsim.live(net, images, layers="2", progress=False)
     seen.clear()
     compare(side, side, metric)
     assert seen == {"highest"}

@@ -55,3 +55,12 @@ def eigenspace_overlap(x: np.ndarray, y: np.ndarray, *, center: bool = False, di
     u, v = (scipy.linalg.orth(z / np.abs(z).max(), rcond=1e-10) for z in (x, y))
     largest = max(u.shape[1], v.shape[1]) if divisor == "rank" else max(x.shape[1], y.shape[1])
     return float(((u.T @ v) ** 2).sum() / largest)
+
+
+MEASURES = {
+    "distance_correlation": lambda x, y, labels, metric: distance_correlation(x, y, debiased=metric.debiased),
+    "rsm_norm_difference": lambda x, y, labels, metric: rsm_norm_difference(x, y, metric.scaling, metric.norm),
+    "eigenspace_overlap": lambda x, y, labels, metric: eigenspace_overlap(
+        x, y, center=metric.centred, divisor=metric.divisor
+    ),
+}

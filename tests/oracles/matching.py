@@ -76,3 +76,13 @@ def correlation_match(x: np.ndarray, y: np.ndarray, *, soft: bool) -> float:
     r = r if len(r) <= len(r.T) else r.T
     p, q = r.shape
     return max(float(np.mean([r[i, j] for i, j in enumerate(some)])) for some in itertools.permutations(range(q), p))
+
+
+MEASURES = {
+    "permutation_procrustes": lambda x, y, labels, metric: permutation_procrustes(
+        x, y, center=metric.centred, normalize=metric.normalized
+    ),
+    "soft_matching": lambda x, y, labels, metric: soft_matching(x, y, metric.scaling),
+    "correlation_match": lambda x, y, labels, metric: correlation_match(x, y, soft=False),
+    "soft_correlation_match": lambda x, y, labels, metric: correlation_match(x, y, soft=True),
+}

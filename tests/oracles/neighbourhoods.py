@@ -59,3 +59,11 @@ def information_imbalance(x: np.ndarray, y: np.ndarray, k: int = 1) -> float:
         level = [j for j in others if a[i, j] == limit]
         total += sum(rank[j] for j in before) + (k - len(before)) * float(np.mean([rank[j] for j in level]))
     return 2 / n * total / (n * k)
+
+
+MEASURES = {
+    "knn_jaccard": lambda x, y, labels, metric: knn_jaccard(x, y, metric.k, metric.distance),
+    "rank_similarity": lambda x, y, labels, metric: rank_similarity(x, y, metric.k, metric.distance),
+    "second_order_cosine": lambda x, y, labels, metric: second_order_cosine(x, y, metric.k, metric.form),
+    "information_imbalance": lambda x, y, labels, metric: information_imbalance(x, y, metric.k),
+}

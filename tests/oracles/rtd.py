@@ -37,3 +37,6 @@ def rtd(x: np.ndarray, y: np.ndarray) -> float:
     for a, b in ((r, s), (s, r)):
         both.append(bars(np.block([[np.zeros_like(a), a], [a, np.minimum(a, b)]])))
     return float(np.mean(both))
+
+
+MEASURES = {"rtd": lambda x, y, labels, metric: rtd(x, y)}

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 import repsim
 from repsim import SimilarityMatrix, heatmap, layer_curve, panels
 from repsim.plots.heatmaps import figure_size, prepare
-from repsim.plots.style import models, side_label
+from repsim.plots.style import TICK_LETTERS, distinct, models, side_label
 from repsim.similarity.block_structure import blocks
 from tests.conftest import exactly
 from tests.support.pictures import assert_inside, drawn, figure_of, no_windows, written
@@ -297,7 +297,7 @@ def test_labels_name_their_cells_and_touch_nothing(r: int, c: int, long: bool) -
         labels = written(axis)
         assert labels[0][0] == 0.5  # the first layer always
         for at, text in labels:
-            assert text.get_text() == short(names[int(at)])
+            assert text.get_text() == distinct(names, TICK_LETTERS)[int(at)]
             assert at == int(at) + 0.5
         steps = {after[0] - before[0] for before, after in itertools.pairwise(labels)}
         assert len(steps) <= 1
@@ -615,3 +615,18 @@ def test_titles_tell_sides_apart_that_end_alike() -> None:
     left, right = models(ax, first, second).split(" × ")
     assert left != right
     assert models(ax, "a", "a") == "a × a"
+
+
+def test_calibrated_values_are_drawn_from_0_to_1() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 3))
+    a = repsim.Activations.from_arrays({"one": x, "two": rng.standard_normal((40, 3))})
+    found = repsim.permutation_test(a, a, "procrustes", permutations=20)
+    ax = own(found, calibrated=True)
+    assert ax.collections[0].get_clim() == (0, 1)
+    np.testing.assert_array_equal(ax.collections[0].get_array().ravel(), found.details["calibrated"].ravel())
+    assert ax.get_title().endswith(", calibrated  (n = 40)")
+
+    text = "heatmap: calibrated values must be there; got a matrix without them. Draw what permutation_test returns."
+    with pytest.raises(ValueError, match=exactly(text)):
+        heatmap(repsim.compare(a, a, "procrustes"), calibrated=True)

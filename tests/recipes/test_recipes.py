@@ -5,6 +5,7 @@ import importlib
 import json
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from repsim import ImageSet, load_data, load_model
 from repsim._common.files import sha256_of
 from repsim._common.provenance import versions
 from repsim.networks.answers import accuracy
-from repsim.recipes import RECIPES, Recipe, TrainedNetwork, train
+from repsim.recipes import RECIPES, Recipe, TrainedNetwork, between, train
 from repsim.recipes.pgd import PGD
 from repsim.recipes.standard import Standard
 from repsim.recipes.training.scores import under_attack
@@ -59,10 +60,10 @@ def timeless(made: TrainedNetwork) -> dict[str, Any]:
 
 
 def test_every_file_is_a_recipe() -> None:
-    files = {info.name for info in pkgutil.iter_modules(repsim.recipes.__path__) if not info.name.startswith("_")}
+    files = {info.name for info in pkgutil.iter_modules(repsim.recipes.__path__) if not info.ispkg}
     assert set(RECIPES) == files
     known = {"standard", "pgd", "trades", "fast", "free", "noise", "macer", "noisy_pretraining", "mixup", "cutmix"}
-    assert files == known
+    assert files >= known
     for name, made in RECIPES.items():
         assert issubclass(made, Recipe)
         assert made.__module__ == f"repsim.recipes.{name}"
@@ -80,6 +81,61 @@ def test_settings_are_frozen_json_with_a_default_each(name: str) -> None:
     assert hash(RECIPES[name](**settings)) == hash(recipe)
     with pytest.raises(TypeError):
         RECIPES[name](epoch=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_ranges_stand_on_the_fields(name: str) -> None:
+    """A radius and a share end at 1, noise where it can be certified, counts begin at 1; all else is at least 0."""
+    wanted = {"eps": 1, "eval_eps": 1, "label_noise": 1, "sigma": 5, "sigmas": 5}
+    for setting in dataclasses.fields(RECIPES[name]):
+        if not isinstance(setting.default, int | float | tuple):
+            continue
+        low, high, _ = setting.metadata.get("range", (0, float("inf"), ""))
+        assert (low, high) == (
+            1 if setting.name in ("epochs", "batch_size", "replays", "copies") else 0,
+            wanted.get(setting.name, float("inf")),
+        ), setting.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Nameless(Recipe):
+    share: float = dataclasses.field(default=0.5, metadata=between(0.25, 0.75, advice="Take a half"))
+
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return net(x).sum()
+
+
+NAME = (
+    "recipe: Nameless must have a name that is an identifier; got None. "
+    'Write name: ClassVar[str] = "nameless" in the class.'
+)
+
+
+def test_a_recipe_without_a_name_is_refused_in_one_line() -> None:
+    with pytest.raises(TypeError, match=exactly(NAME)):
+        Nameless()
+    page = ModuleType("repsim.recipes.nameless")
+    text = "recipes: nameless.py must have a RECIPE; got None. End the file with RECIPE = and the class."
+    with pytest.raises(TypeError, match=exactly(text)):
+        repsim.recipes._recipe_of(page)
+    page.RECIPE = Nameless  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=exactly(NAME)):
+        repsim.recipes._recipe_of(page)
+    page.RECIPE = PGD  # type: ignore[attr-defined]
+    text = "recipes: PGD in nameless.py must be named 'nameless'; got 'pgd'. Call both the same."
+    with pytest.raises(TypeError, match=exactly(text)):
+        repsim.recipes._recipe_of(page)
+
+
+def test_a_range_of_one_s_own_is_held() -> None:
+    class Named(Nameless):
+        name = "named"
+
+    assert Named(share=0.25).share == 0.25
+    with pytest.raises(
+        ValueError, match=exactly("recipe: Named.share must be >= 0.25 and <= 0.75; got 1. Take a half.")
+    ):
+        Named(share=1)
 
 
 def test_a_recipe_without_a_loss_is_none() -> None:

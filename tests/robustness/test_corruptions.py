@@ -275,3 +275,62 @@ def test_patches_need_sides_that_four_divides() -> None:
     text = "corrupt: patch_shuffle needs sides that 4 divides; got 18×18. Resize the images first."
     with pytest.raises(ValueError, match=exactly(text)):
         corrupt(photographs(side=18), "patch_shuffle:1")
+
+
+# --- Corruptions of the user's own ----------------------------------------------------------------------------
+
+
+def salted(x: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Every pixel moved by noise of its own image; what leaves [0, 1] is cut."""
+    return x + torch.stack([torch.rand(x.shape[1:], generator=generator) for generator in generators]) - 0.5
+
+
+def test_a_function_of_one_s_own_corrupts() -> None:
+    data = photographs()
+    found = corrupt(data, salted, seed=3)
+    place = f"{__name__}:salted"
+    assert (found.condition, found.digest, found.ids) == (place, data.digest, data.ids)
+    assert dict(found.record)["corruption"] == place
+    assert dict(found.record)["seed"] == 3
+    assert found.images.dtype == torch.uint8
+    expected = salted(data.pixels(slice(0, None)), data.generators(slice(0, None), 3, place)).clamp(0, 1)
+    assert torch.equal(found.images, expected.mul(255).round().to(torch.uint8))
+    assert torch.equal(corrupt(data, place, seed=3).images, found.images)
+    part = corrupt(data.take(torch.tensor([5, 2])), salted, seed=3)
+    assert torch.equal(part.images, found.images[[5, 2]])
+    assert not torch.equal(corrupt(data, salted, seed=4).images, found.images)
+
+
+def test_it_is_not_given_the_images_to_write_into() -> None:
+    data = photographs(dtype=torch.float32)
+    before = data.images.clone()
+    corrupt(data, lambda x, generators: x.mul_(0))
+    assert torch.equal(data.images, before)
+
+
+SHAPE = "must return images as it got them, (12, 3, 16, 16) in [0, 1]"
+NO_IMAGES = {
+    "another shape": (lambda x, generators: x[:1], TypeError, f"{SHAPE}; got (1, 3, 16, 16), torch.float32"),
+    "grey levels": (lambda x, generators: x.byte(), TypeError, f"{SHAPE}; got (12, 3, 16, 16), torch.uint8"),
+    "nothing": (lambda x, generators: None, TypeError, f"{SHAPE}; got NoneType"),
+    "NaN": (lambda x, generators: x / 0, ValueError, "must return finite pixels; got NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("what", NO_IMAGES)
+def test_functions_that_return_no_images(what: str) -> None:
+    function, error, text = NO_IMAGES[what]
+    advice = (
+        "Look for a division by zero, or a logarithm of black." if what == "NaN" else "Return a tensor of that shape."
+    )
+    with pytest.raises(error, match=exactly(f"corrupt: {__name__}:<lambda> {text}. {advice}")):
+        corrupt(photographs(), function)  # type: ignore[arg-type]
+
+
+def test_places_where_no_corruption_is() -> None:
+    text = (
+        f"corrupt: package.module:function must exist; got '{__name__}:sugared' (module '{__name__}' has no attribute "
+        "'sugared'). Check the name; the module must be importable from where you run."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        corrupt(photographs(), f"{__name__}:sugared")

@@ -532,7 +532,7 @@ def test_every_caution_is_one_warning_at_the_callers_line() -> None:
         made = compare(a, b, "cka_biased")
     assert len(made.cautions) == 2
     assert made.cautions[0].startswith(
-        "biased CKA of unrelated Gaussian features of these widths reaches 0.58 at n = 40"
+        "biased CKA of these layers with their samples permuted reaches 0.58 on average at n = 40"
     )
     why = "the row layer has constant features: every sample has the same row"
     assert made.cautions[1] == f"1 of 2 cells are NaN; still × layer0: {why}"

@@ -27,7 +27,10 @@ EVERY = pytest.mark.parametrize(
 SOME = pytest.mark.parametrize("name", ["cka", "td", "td_soft", "td_regression", "procrustes", "rsa"])
 ADDED = {
     "bootstrap": {"ci_low", "ci_high", "standard_error", "bootstrap_bias"},
-    "permutation": {"p_value", "null_mean", "null_low", "null_high"},
+    "permutation": {
+        *("p_value", "p_adjusted", "p_max", "calibrated", "calibrated_max"),
+        *("null_mean", "null_low", "null_high"),
+    },
 }
 
 

@@ -267,7 +267,7 @@ def test_one_caution_speaks_for_all_pairs_that_it_holds_for() -> None:
         found = compare_many(sides, "cka_biased")
     assert len(seen) == 1
     text = found.cautions[0]
-    assert text.startswith("n0 × n0: biased CKA of unrelated Gaussian features of these widths reaches 0.40")
+    assert text.startswith("n0 × n0: biased CKA of these layers with their samples permuted reaches 0.40")
     assert text.endswith(" (in 6 of 6 pairs of networks)")
     assert str(seen[0].message) == f"compare_many networks × networks, cka_biased: {text}."
     assert seen[0].filename == __file__

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from repsim._common.checks import check_bool
 from repsim._common.messages import message, some
-from repsim.metrics.alignment.base import KernelAlignment
+from repsim.metrics.alignment.base import Added, KernelAlignment, Ratio
 from repsim.metrics.base import PairwiseResult, pairs
 from repsim.metrics.confounder import as_confounder, features_of, partial, without_confounder
 from repsim.numerics.centring import (
@@ -24,7 +24,13 @@ from repsim.numerics.centring import (
     working_dtype,
 )
 from repsim.numerics.feature_products import feature_products
+from repsim.numerics.kernel_traces import traces, traces_cost
 from repsim.numerics.kernels import Kernel, pair_products, resampled_products
+from repsim.numerics.permutation_moments import moments, upper_tail
+from repsim.numerics.row_products import by_features, by_tiles, own_by_tiles
+
+#: How much dearer than the values p-values may be, in multiplications, and how many are too few to save.
+_DEAR, _ENOUGH = 4, 2e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,23 +198,25 @@ class CKA(KernelAlignment):
 
     def pairwise(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
         z = rows[0].confounder
-        return self._plain(rows, cols) if z is None else without_confounder(self._plain, rows, cols, z)
+        return super().pairwise(rows, cols) if z is None else without_confounder(super().pairwise, rows, cols, z)
 
-    def _plain(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
+    def compared(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
+        # What is known of intervals and p-values holds for the measure that nothing is taken off from.
+        return super().compared(rows, cols) if rows[0].confounder is None else self.pairwise(rows, cols)
+
+    def _described(self, rows: Sequence[Any], cols: Sequence[Any], found: Ratio) -> PairwiseResult:
         n, r = rows[0].layer.n, len(rows)
-        found = self._aligned(rows, cols)
         # (Σλ)² / Σλ² of the eigenvalues of XᵀX; kernels are scaled so that Σλ = n.
-        participation = (n * n / found.norms).tolist()
+        ratio = n * n / found.norms
+        participation = ratio.tolist()
         details = {
             "width_row": pairs(rows, cols, lambda x, y: x.layer.width),
             "width_col": pairs(rows, cols, lambda x, y: y.layer.width),
-            "chance": pairs(
-                rows, cols, lambda x, y: 0.0 if self.debiased else chance_of(x.layer.width, y.layer.width, n)
-            ),
+            "chance": chance_of(ratio[:r], ratio[slice(r) if r == len(ratio) else slice(r, None)], n, self.debiased),
             "pr_row": found.values.new_tensor(participation[:r])[:, None].expand(found.values.shape),
             "pr_col": found.values.new_tensor(participation[-len(cols) :])[None, :].expand(found.values.shape),
         }
-        cautions = chance_cautions(float(details["chance"].max()), n)
+        cautions = chance_cautions(float(details["chance"].nan_to_num(0).max()), n)
         if rows[0].kept is not None:
             cautions.append(_without(rows[0].kept, rows[0].samples))
         return PairwiseResult(found.values, details, found.reasons, tuple(cautions))
@@ -233,6 +241,31 @@ class CKA(KernelAlignment):
         products = feature_products(*_layers(kernels, r)) if features <= tiles else pair_products(kernels)
         return products, norms_of_rows([k.layer for k in kernels]).neg_()  # centred Grams add up to 0 in each row
 
+    def _added(self, kernels: Sequence[Any], r: int, u: Float[Tensor, "l n"]) -> Added:
+        biased, same = not self.debiased, r == len(kernels)
+        features, tiles = _costs(kernels, r, 0)
+        rows, cols = kernels[:r], kernels if same else kernels[r:]
+        if features > tiles:
+            return by_tiles(rows, cols, u, self_pairs=biased), own_by_tiles(kernels, u, self_pairs=biased)
+        own = [torch.cat([a for *_, a in by_features([k], [k], self_pairs=biased)])[:, 0] for k in kernels]
+        return by_features(rows, cols, self_pairs=biased), torch.stack(own)
+
+    def _beside(self, found: Ratio) -> dict[str, Float[Tensor, "r c"]]:
+        """Intervals, and p-values from the exact moments of the permutation distribution where they cost little."""
+        kernels, r = found.kernels, found.r
+        n, live = kernels[0].layer.n, [i for i, kernel in enumerate(kernels) if not kernel.undefined]
+        details = super()._beside(found)
+        cheap = max(_ENOUGH, _DEAR * min(_costs(kernels, r, 0)))
+        if n < 6 or self.without_rows or not live or traces_cost([k.layer.width for k in kernels], n) > cheap:
+            return details
+        biased, index = not self.debiased, torch.tensor(live, device=found.values.device)
+        every = traces([kernels[i] for i in live], self_pairs=biased).among(index, len(kernels))
+        own = every.t2 + (n * n / (n - 1) if biased else 0)  # the trace that is taken off is n
+        rows, cols = slice(0, r), slice(0, r) if r == len(kernels) else slice(r, None)
+        mean, variance, skewness = moments(every.of(rows), every.of(cols), n)
+        product = found.values * torch.sqrt(torch.outer(own[rows], own[cols])) - (n * n / (n - 1) if biased else 0)
+        return {**details, "p": upper_tail((product - mean) / variance.sqrt(), skewness)}
+
     def _resampled(
         self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -240,7 +273,7 @@ class CKA(KernelAlignment):
         return (_by_features if features <= tiles else resampled_products)(kernels, r, weights)
 
 
-def _costs(kernels: Sequence[LinearKernel], r: int, resamples: int) -> tuple[float, float]:
+def _costs(kernels: Sequence[Kernel], r: int, resamples: int) -> tuple[float, float]:
     """Multiplications by way of the features, where every resample starts anew, and by way of Gram tiles."""
     widths = [k.layer.width for k in kernels]
     count, n = len(kernels), kernels[0].layer.n
@@ -286,9 +319,17 @@ def _without(kept: Int[Tensor, " m"], n: int) -> str:
     return f"{len(out)} of {n} samples are left out, those with the largest shares of the layers' norms: rows {rows}"
 
 
-def chance_of(p: int, q: int, n: int) -> float:
-    """Biased CKA of independent isotropic Gaussian features: Murphy, Zylberberg, Fyshe 2024."""
-    return math.sqrt(p * q / ((n + p) * (n + q)))
+def chance_of(rows: Float[Tensor, " r"], cols: Float[Tensor, " c"], n: int, debiased: bool) -> Float[Tensor, "r c"]:
+    """The mean over all permutations of one side's samples, exactly: tr K tr L / ((n - 1) ‖K‖ ‖L‖), or 0.
+
+    Args:
+        rows: Participation ratios (tr K)² / ‖K‖² of row layers.
+        cols: Of column layers.
+        n: Samples.
+        debiased: The form whose mean is 0.
+    """
+    level = torch.outer(rows, cols).sqrt() * (0.0 if debiased else 1 / (n - 1))
+    return level.where(level.isfinite(), math.nan)  # a constant layer has none
 
 
 def chance_cautions(high: float, n: int) -> list[str]:
@@ -296,7 +337,7 @@ def chance_cautions(high: float, n: int) -> list[str]:
     if high <= 0.1:
         return []
     return [
-        f"biased CKA of unrelated Gaussian features of these widths reaches {high:.2f} at n = {n}: "
+        f"biased CKA of these layers with their samples permuted reaches {high:.2f} on average at n = {n}: "
         "read values against `chance`, or use the debiased form"
     ]
 

@@ -1,7 +1,7 @@
 """CKA with a Gaussian kernel: do the two layers agree on which samples are near each other?"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from repsim._common.checks import check_bool
 from repsim._common.messages import message
-from repsim.metrics.alignment.base import KernelAlignment
+from repsim.metrics.alignment.base import KernelAlignment, Ratio
 from repsim.metrics.base import PairwiseResult, pairs
 from repsim.numerics.centring import CONSTANT, CentredLayer, centre, working_dtype
-from repsim.numerics.kernels import Kernel, pair_products, resampled_products
+from repsim.numerics.kernels import Kernel
 from repsim.numerics.matmul import matmul_nt
 
 #: Samples up to which a median is taken over all pairs; 499,500 of them.
@@ -140,8 +140,7 @@ class RBFCKA(KernelAlignment):
             return found
         return [_prepared(x, torch.float64, self.bandwidth) for x in layers]
 
-    def pairwise(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
-        found = self._aligned(rows, cols)
+    def _described(self, rows: Sequence[Any], cols: Sequence[Any], found: Ratio) -> PairwiseResult:
         details = {
             "width_row": pairs(rows, cols, lambda x, y: x.layer.width),
             "width_col": pairs(rows, cols, lambda x, y: y.layer.width),
@@ -149,15 +148,6 @@ class RBFCKA(KernelAlignment):
             "sigma_col": pairs(rows, cols, lambda x, y: y.sigma * y.layer.unit),
         }
         return PairwiseResult(found.values, details, found.reasons)
-
-    def _sums(self, kernels: Sequence[Any], r: int) -> tuple[Tensor, Tensor]:
-        sums = torch.stack([torch.zeros_like(kernel.layer.squares) for kernel in kernels])
-        return pair_products(kernels, sums), sums
-
-    def _resampled(
-        self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        return resampled_products(kernels, r, weights)
 
 
 def _prepared(x: Float[Tensor, "n p"], dtype: torch.dtype, bandwidth: float) -> RBFKernel:

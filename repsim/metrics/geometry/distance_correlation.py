@@ -1,7 +1,7 @@
 """Distance correlation: are the same pairs of samples far apart, with 0 for independence alone?"""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._common.checks import check_bool
-from repsim.metrics.alignment.base import KernelAlignment
+from repsim.metrics.alignment.base import KernelAlignment, Ratio
 from repsim.metrics.base import PairwiseResult
 from repsim.numerics.centring import CentredLayer, centre
-from repsim.numerics.kernels import Kernel, pair_products, resampled_products
+from repsim.numerics.kernels import Kernel
 
 #: Share of the squared lengths below which a squared distance is rounding: the samples are duplicates.
 _SAME = 1e-13
@@ -113,8 +113,7 @@ class DistanceCorrelation(KernelAlignment):
         # What is constant to the features' own type, not to float64.
         return [DistanceKernel(layer, layer.undefined) for layer in centred]
 
-    def pairwise(self, rows: Sequence[Any], cols: Sequence[Any]) -> PairwiseResult:
-        found = self._aligned(rows, cols)
+    def _described(self, rows: Sequence[Any], cols: Sequence[Any], found: Ratio) -> PairwiseResult:
         if self.debiased:
             zero = torch.zeros_like(found.values)
             return PairwiseResult(found.values, {"chance": zero}, found.reasons)
@@ -137,18 +136,13 @@ class DistanceCorrelation(KernelAlignment):
         found = super().bootstrapped(rows, cols, counts)
         return found if self.debiased else self._rooted(found)
 
+    def _beside(self, found: Ratio) -> dict[str, Tensor]:
+        ends = super()._beside(found)
+        return ends if self.debiased else {name: self._rooted(end) for name, end in ends.items()}
+
     @staticmethod
     def _rooted(squares: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         return squares.clamp(0, 1).sqrt()  # only rounding is beyond
-
-    def _sums(self, kernels: Sequence[Any], r: int) -> tuple[Tensor, Tensor]:
-        sums = torch.stack([torch.zeros_like(kernel.layer.squares) for kernel in kernels])
-        return pair_products(kernels, sums), sums
-
-    def _resampled(
-        self, kernels: Sequence[Any], r: int, weights: Float[Tensor, "b n"]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        return resampled_products(kernels, r, weights)
 
 
 METRICS = {"distance_correlation": DistanceCorrelation()}

@@ -22,6 +22,7 @@ from repsim.metrics.transferred.base import (
     within_classes,
 )
 from repsim.numerics.intervals import wilson
+from repsim.numerics.tetrachoric import tetrachoric
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +157,11 @@ class TD(SoftmaxHeads):
         details = blank(details, reasons, ("accuracy_row", "accuracy_col", "lower_bound", "upper_bound"))
         return PairwiseResult(values, {**details, **beside}, reasons)
 
+    def compared(self, rows: Sequence[HardPredictions], cols: Sequence[HardPredictions]) -> PairwiseResult:
+        """With the dependence of the two heads' errors that does not move with their accuracies."""
+        found = self.pairwise(rows, cols)
+        return replace(found, details={**found.details, **blank(_dependence(rows, cols), found.reasons, ())})
+
     def permuted(self, states: Sequence[HardPredictions], order: Int[Tensor, " n"]) -> list[HardPredictions]:
         keys = order[states[0].rows]
         within = within_classes(states[0].labels, keys)
@@ -201,6 +207,24 @@ def _corrected(
         "kappa": (1 - td - same) / _or_nan(1 - same),
         "error_consistency": (1 - both - chance_alike) / _or_nan(1 - chance_alike),
         "confusion_expected": pairs(rows, cols, from_confusion),
+    }
+
+
+def _dependence(rows: Sequence[HardPredictions], cols: Sequence[HardPredictions]) -> dict[str, Tensor]:
+    """The tetrachoric correlation of the errors, and how often two wrong answers are the same one."""
+    wrong = [torch.stack([~s.right for s in side]) for side in (rows, cols)]
+    m = wrong[0].shape[1]
+    both = (wrong[0].double() @ wrong[1].double().T).round()
+    shares = [side.double().mean(1) for side in wrong]
+    first, second = shares[0][:, None].expand_as(both), shares[1][None].expand_as(both)
+    rho, low, high = map(torch.from_numpy, tetrachoric((both / m).numpy(), first.numpy(), second.numpy(), m))
+    answers = torch.stack([b.predicted for b in cols])
+    same = torch.stack([((answers == a.predicted) & wrong[1] & ~a.right).sum(1) for a in rows]).double()
+    return {
+        "error_correlation": rho,
+        "error_correlation_low": low,
+        "error_correlation_high": high,
+        "agree_when_both_wrong": same / both.where(both > 0, math.nan),
     }
 
 

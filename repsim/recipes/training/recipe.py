@@ -26,6 +26,50 @@ Loss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 Self = TypeVar("Self", bound="Recipe")
 
 
+#: What a setting's field carries: its range, and what to do outside it.
+_RANGE = "range"
+
+
+def between(low: float, high: float = math.inf, *, advice: str = "Correct the setting") -> Mapping[str, Any]:
+    """The range of a setting, for its field: `share: float = field(default=0.1, metadata=between(0, 1))`.
+
+    Settings that are numbers, or lists of them, are otherwise finite and at least 0.
+
+    Args:
+        low: The least value.
+        high: The largest; infinity for any that is finite.
+        advice: How the message ends that refuses another one.
+    """
+    return {_RANGE: (low, high, advice)}
+
+
+_PIXELS = "Pixels are in [0, 1]: write 8/255 for 8 grey levels"
+
+#: Of things that a step or a training must have one of.
+COUNT = between(1)
+
+#: Of the radius of an attack, in pixel units of [0, 1].
+RADIUS = between(0, 1, advice=_PIXELS)
+
+#: Of the standard deviation of noise that a network is to be certified with, in pixel units of [0, 1].
+DEVIATION = between(0, MOST_NOISE, advice=_PIXELS)
+
+
+def recipe_name(kind: type) -> str:
+    """What a recipe is called.
+
+    Raises:
+        TypeError: A class without a name of its own.
+    """
+    name = getattr(kind, "name", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        advice = f'Write name: ClassVar[str] = "{kind.__name__.lower()}" in the class'
+        raise TypeError(
+            message("recipe", f"{kind.__name__} must have a name that is an identifier", repr(name), advice)
+        )
+    return name
+
+
 @dataclass(frozen=True)
 class Preset:
     """Settings under a name, and where their values come from."""
@@ -89,15 +133,17 @@ class Recipe(ABC):
 
     architecture: str = "digits_resnet8"  # a name that load_model knows
     normalize: str | None = None  # of the pixels, inside the network: a name that load_model knows
-    epochs: int = 15  # passes over the training set
-    batch_size: int = 64  # images per step
+    epochs: int = field(default=15, metadata=COUNT)  # passes over the training set
+    batch_size: int = field(default=64, metadata=COUNT)  # images per step
     learning_rate: float = 0.1  # highest rate
     decay_epochs: tuple[int, ...] = ()  # of a stage, after which the rate falls to a tenth; none: one cycle, up for 1/5
     momentum: float = 0.9  # of Nesterov's SGD
     weight_decay: float = 5e-4  # L2 penalty on all parameters
     augment: str = "none"  # what images go through at random, as `augmentation` takes it: "crop:4+flip"
-    label_noise: float = 0.0  # share of training labels replaced by another class, drawn once for the seed
-    eval_eps: float = 0.1  # linf radius of the reported PGD-20 accuracy, pixels of [0, 1]; 0 leaves it out
+    # Share of training labels replaced by another class, drawn once for the seed.
+    label_noise: float = field(default=0.0, metadata=between(0, 1))
+    # linf radius of the reported PGD-20 accuracy, pixels of [0, 1]; 0 leaves it out.
+    eval_eps: float = field(default=0.1, metadata=RADIUS)
     certify_images: int = 100  # test images certified for the record, of recipes that train for it; 0 leaves it out
 
     #: What `repsim train` and records call it.
@@ -107,12 +153,13 @@ class Recipe(ABC):
     PRESETS: ClassVar[Mapping[str, Preset]] = {}
 
     def __post_init__(self) -> None:
+        recipe_name(type(self))
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
             if isinstance(value, list):  # as JSON has it
                 value = tuple(value)
                 object.__setattr__(self, setting.name, value)
-            self._check(setting.name, value, setting.default)
+            self._check(setting, value)
         augmentation(self.augment)
 
     @abstractmethod
@@ -158,25 +205,21 @@ class Recipe(ABC):
             raise ValueError(message("preset", f"{cls.__name__} must have this setting", repr(change), advice))
         return cls(**{**cls.PRESETS[name].settings, **changes})
 
-    def _check(self, name: str, value: Any, default: Any) -> None:
-        """Numbers are finite and >= 0; radii are at most 1; counts of things per step are at least 1."""
-        where = f"{type(self).__name__}.{name}"
+    def _check(self, setting: "dataclasses.Field[Any]", value: Any) -> None:
+        """A value is of its default's type, and numbers are in the range that stands on the field."""
+        where = f"{type(self).__name__}.{setting.name}"
         wanted, fits = {
             int: ("an integer", type(value) is int),
             float: ("a number", type(value) in (int, float)),
             str: ("a text", isinstance(value, str)),
             tuple: ("a list of numbers", isinstance(value, tuple) and all(type(v) in (int, float) for v in value)),
-        }.get(type(default), ("", True))
+        }.get(type(setting.default), ("", True))
         if not fits:
             raise TypeError(message("recipe", f"{where} must be {wanted}", repr(value), "Correct the setting"))
-        low = 1 if name in ("epochs", "batch_size", "replays", "copies") else 0
-        noise, radius = name in ("sigma", "sigmas"), name.split("_")[-1] == "eps"
-        high = MOST_NOISE if noise else 1.0 if radius or name == "label_noise" else math.inf
+        low, high, advice = setting.metadata.get(_RANGE, (0, math.inf, "Correct the setting"))
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not (low <= number <= high and math.isfinite(number)):
-                limits = f">= {low} and " + (f"<= {high:g}" if math.isfinite(high) else "finite")
-                pixels = "Pixels are in [0, 1]: write 8/255 for 8 grey levels"
-                advice = pixels if radius or noise else "Correct the setting"
+                limits = f">= {low:g} and " + (f"<= {high:g}" if math.isfinite(high) else "finite")
                 raise ValueError(message("recipe", f"{where} must be {limits}", f"{number}", advice))
 
 

@@ -24,12 +24,16 @@ from repsim.similarity.comparison import provenance_of
 from repsim.studies.common.finding import Finding
 from repsim.studies.common.fixed_heads import FixedHeads, fit_heads
 from repsim.studies.common.groups import Networks, check_groups, features
+from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.layer_pair import compared
 from repsim.studies.robustness.attack_report import AttackCurves, differences, reading, summary
 from repsim.studies.robustness.baselines import check_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: What `repsim robustness` finds this analysis by, and when it is its turn.
+NAME, ORDER, ASKS_HEADS = "clean_and_attacked", 4, True
 
 #: The two ways in which images are moved: (radius, "attacked" or "control").
 AttackCondition = tuple[float, str]
@@ -286,3 +290,22 @@ def _mean_norm(data: ImageSet, moved: ImageSet, threat: ThreatModel) -> float:
         change = moved.pixels(rows).double() - data.pixels(rows).double()
         total += float((change.abs().amax((1, 2, 3)) if threat.norm == "linf" else lengths(change)).sum())
     return total / len(data)
+
+
+def needs(extras: Extras) -> str:
+    """What is lacking: nothing more than every analysis is given."""
+    return ""
+
+
+def run(given: StudyInputs) -> Finding:
+    """The analysis of what `repsim robustness` is given."""
+    return clean_and_attacked(
+        given.groups,
+        given.data,
+        given.threat,
+        given.eps,
+        steps=given.steps,
+        layers=given.layers,
+        reduction=given.reduction,
+        progress=given.progress,
+    )

@@ -12,6 +12,7 @@ from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import NO_BASELINE
 from repsim.studies.common.finding import Finding
 from repsim.studies.common.groups import SEEDS, GroupFeatures, Networks
+from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.jackknife import Estimate
 from repsim.studies.robustness.baselines import line
 from repsim.studies.robustness.self_similarity import (
@@ -30,6 +31,9 @@ from repsim.studies.robustness.self_similarity import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: What `repsim robustness` finds this analysis by, and when it is its turn.
+NAME, ORDER = "cross_layer", 1
 
 #: Under the picture of all layers.
 _BLOCKS = (
@@ -168,3 +172,13 @@ def _scores(
     return LinePanel(
         lines, groups, "block scores; grey: each network", "block score", (0.0, 1.0), xlabel="", joined=False
     )
+
+
+def needs(extras: Extras) -> str:
+    """What is lacking: nothing more than every analysis is given."""
+    return ""
+
+
+def run(given: StudyInputs) -> Finding:
+    """The analysis of what `repsim robustness` is given."""
+    return cross_layer_of(given.grouped)

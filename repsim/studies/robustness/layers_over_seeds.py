@@ -15,6 +15,7 @@ from repsim.plots.study_panels import study_figure
 from repsim.studies.common.claims import columns, holm, p_value, shown, verdict
 from repsim.studies.common.finding import Finding
 from repsim.studies.common.groups import GroupFeatures, Networks
+from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.jackknife import Estimate, jackknife
 from repsim.studies.common.layer_comparisons import LayerComparisons, PairTable, symmetric
 from repsim.studies.robustness.baselines import (
@@ -31,6 +32,9 @@ from repsim.studies.robustness.baselines import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+#: What `repsim robustness` finds this analysis by, and when it is its turn.
+NAME, ORDER, ASKS_HEADS = "over_seeds", 2, True
 
 #: Under the picture of matched layers.
 _CURVES = (
@@ -209,3 +213,13 @@ def _independent(right: Float[np.ndarray, " m"], classes: int) -> Float[np.ndarr
     """Disagreement that independent errors, spread evenly over the wrong classes, would give."""
     a, b = right[:, None], right[None, :]
     return 1 - a * b - (1 - a) * (1 - b) / (classes - 1)
+
+
+def needs(extras: Extras) -> str:
+    """What is lacking: nothing more than every analysis is given."""
+    return ""
+
+
+def run(given: StudyInputs) -> Finding:
+    """The analysis of what `repsim robustness` is given."""
+    return over_seeds_of(given.grouped)

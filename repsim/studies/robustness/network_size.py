@@ -17,6 +17,7 @@ from repsim.studies.augmentation.ranks import LEAST_GROUPS
 from repsim.studies.common.claims import ALPHA, NO_BASELINE, holm
 from repsim.studies.common.finding import Finding
 from repsim.studies.common.groups import GroupFeatures
+from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.robustness.baselines import line
 from repsim.studies.robustness.self_similarity import (
     STATISTICS,
@@ -34,6 +35,9 @@ from repsim.studies.robustness.self_similarity import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: What `repsim robustness` finds this analysis by, and when it is its turn.
+NAME, ORDER, ASKS_HEADS = "capacity", 6, True
 
 #: Orders of the sizes that are drawn for a p-value.
 _PERMUTATIONS = 9_999
@@ -234,3 +238,13 @@ def _panel(
     # Debiased CKA may dip below 0; shares may not.
     low = -1.0 if "similarity" in WORDS[statistic] else 0.0
     return LinePanel(lines, places, WORDS[statistic], "", (low, 1.0), xlabel="size", joined=False, ordered=True)
+
+
+def needs(extras: Extras) -> str:
+    """What is lacking: networks of several sizes."""
+    return "" if extras.sizes else "no networks of several sizes"
+
+
+def run(given: StudyInputs) -> Finding:
+    """The analysis of what `repsim robustness` is given."""
+    return capacity(given.extras.sizes or {}, given.data, layers=given.layers, reduction=given.reduction)

@@ -13,6 +13,7 @@ from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import ALPHA, columns, holm, p_value, shown
 from repsim.studies.common.finding import Finding
 from repsim.studies.common.groups import GroupFeatures, Networks
+from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.layer_comparisons import (
     Contrast,
     LayerComparisons,
@@ -33,6 +34,9 @@ from repsim.studies.robustness.baselines import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: What `repsim robustness` finds this analysis by, and when it is its turn.
+NAME, ORDER, ASKS_HEADS = "threat_models", 3, True
 
 _NOTE = (
     "Left: mean over the layers that correspond; middle: the last of them. Right: each group against the first; bands "
@@ -192,3 +196,13 @@ def _named(pair: tuple[str, str]) -> str:
 def _panel(rule: str, matrix: SimilarityMatrix) -> Panel:
     where = "last layer" if rule == "last" else "mean over layers"
     return Panel(matrix, f"{matrix.definition.title}, {where}")
+
+
+def needs(extras: Extras) -> str:
+    """What is lacking: nothing more than every analysis is given."""
+    return ""
+
+
+def run(given: StudyInputs) -> Finding:
+    """The analysis of what `repsim robustness` is given."""
+    return threat_models_of(given.grouped)

@@ -21,11 +21,15 @@ from repsim.similarity.comparison import provenance_of
 from repsim.studies.common.finding import Finding
 from repsim.studies.common.fixed_heads import fit_heads
 from repsim.studies.common.groups import features
+from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.layer_pair import LayerPairResult, compared
 from repsim.studies.robustness.dynamics_report import HeadAnswers, reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: What `repsim robustness` finds this analysis by, and when it is its turn.
+NAME, ORDER = "dynamics", 5
 
 #: Gradient evaluations of the attack on the networks themselves: scores by the way, at half the usual cost.
 _STEPS = 10
@@ -240,3 +244,23 @@ def _of(found: Mapping[str, Activations]) -> Activations:
 def _own(side: Activations) -> float:
     """Accuracy of the network's own head; NaN where it does not answer with logits."""
     return float("nan") if side.accuracy is None else side.accuracy
+
+
+def needs(extras: Extras) -> str:
+    """What is lacking of snapshots and the images they were trained on."""
+    there = {"snapshots": extras.snapshots, "training images": extras.train is not None}
+    missing = [name for name, given in there.items() if not given]
+    return f"no {' and no '.join(missing)}" if missing else ""
+
+
+def run(given: StudyInputs) -> Finding:
+    """The analysis of what `repsim robustness` is given."""
+    return dynamics(
+        given.extras.snapshots or {},
+        given.extras.train or given.data,
+        given.data,
+        threat=given.largest,
+        layers=given.layers,
+        reduction=given.reduction,
+        progress=given.progress,
+    )

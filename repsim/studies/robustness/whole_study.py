@@ -1,8 +1,9 @@
 """Do robust and standard networks see the same thing? Every analysis for which there is what it needs."""
 
-import functools
+import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,36 @@ from repsim.metrics.transferred.td import TD
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
 from repsim.studies.common.finding import Finding
-from repsim.studies.common.groups import GroupFeatures, Networks, check_groups, features
-from repsim.studies.robustness.attack_effects import clean_and_attacked, default_radii
-from repsim.studies.robustness.cross_layers import cross_layer_of
-from repsim.studies.robustness.layers_over_seeds import over_seeds_of
-from repsim.studies.robustness.network_size import capacity
-from repsim.studies.robustness.threat_comparison import threat_models_of
-from repsim.studies.robustness.training_dynamics import dynamics
+from repsim.studies.common.groups import Networks, check_groups, features
+from repsim.studies.common.inputs import Analysis, Extras, StudyInputs
+from repsim.studies.robustness.attack_effects import default_radii
 
-#: All of them, in the order in which they are done.
-ANALYSES = ("cross_layer", "over_seeds", "threat_models", "clean_and_attacked", "dynamics", "capacity")
 
-#: Those that fit heads on parts of the images, so that every class needs one in each part.
-_ASKING_HEADS = {"over_seeds", "threat_models", "clean_and_attacked", "capacity"}
+def find_analyses(package: str) -> dict[str, Analysis]:
+    """The analyses of a package: every file that has a `NAME`, by that name, in their order.
+
+    Raises:
+        TypeError: A file with a name that lacks `needs` or `run`; two of one name.
+    """
+    files = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    pages = [
+        importlib.import_module(f"{package}.{file.name}") for file in files if f"{package}.{file.name}" != __name__
+    ]
+    found: dict[str, Any] = {}
+    for page in sorted((p for p in pages if hasattr(p, "NAME")), key=lambda p: (getattr(p, "ORDER", 1000), p.NAME)):
+        missing = [name for name in ("needs", "run") if not callable(getattr(page, name, None))]
+        if missing:
+            must, got = "a file with a NAME must have needs and run", f"{page.__name__} without {' and '.join(missing)}"
+            raise TypeError(message("robustness", must, got, "Add them, or take the NAME away"))
+        if page.NAME in found:
+            got = f"{page.NAME!r} in {found[page.NAME].__name__} and in {page.__name__}"
+            raise TypeError(message("robustness", "every analysis must have a name of its own", got, "Rename one"))
+        found[page.NAME] = page
+    return found
+
+
+#: All of them by name, in the order in which they are done.
+ANALYSES: dict[str, Analysis] = find_analyses(__name__.rpartition(".")[0])
 
 
 def robustness(
@@ -47,7 +65,7 @@ def robustness(
     dry_run: bool = False,
     progress: bool = True,
 ) -> list[Finding]:
-    """Compares groups of networks, trained as usual and trained to be robust, in up to six ways.
+    """Compares groups of networks, trained as usual and trained to be robust, in every way that is known.
 
     Within a network (cross_layer), between networks of a group and of different groups (over_seeds, threat_models),
     between clean and attacked images (clean_and_attacked), between epochs and between train and test images (dynamics,
@@ -95,6 +113,7 @@ def robustness(
     if len(groups) < 2:
         must, advice = "there must be at least two groups", "Pass, say, standard and robust networks"
         raise ValueError(message("robustness", must, f"{', '.join(groups)} alone", advice))
+    extras = Extras(snapshots, train, sizes)
     lacking = left_out(snapshots=snapshots, train=train, sizes=sizes)
     for name in analyses or ():
         if name not in ANALYSES:
@@ -102,33 +121,18 @@ def robustness(
             raise ValueError(message("robustness", "the analysis must be known", repr(name), advice))
         if name in lacking:
             raise ValueError(message("robustness", f"{name} needs more", lacking[name], "Pass it, or leave that out"))
-    common = {"layers": layers, "reduction": reduction}
+    given = StudyInputs(groups, data, threat, eps, steps, layers, reduction, extras, progress)
     wanted = [name for name in ANALYSES if name not in lacking and name in (analyses or ANALYSES)]
     every = [network for networks in groups.values() for network in networks]
     every += [network for epochs in (snapshots or {}).values() for network in epochs.values()]
     every += [network for kinds in (sizes or {}).values() for networks in kinds.values() for network in networks]
-    _rehearse(wanted, every, data, [ThreatModel(threat, radius) for radius in eps], steps, common)  # type: ignore[arg-type]
+    _rehearse([ANALYSES[name] for name in wanted], every, given)
     if dry_run:
         return []
-
-    @functools.cache
-    def grouped() -> GroupFeatures:  # one run of each network serves the first three
-        return GroupFeatures.of(groups, data, function="robustness", **common)
-
-    attack = {"threat": threat, "eps": eps, "steps": steps, "progress": progress}
-    last = {"threat": ThreatModel(threat, max(eps)), "progress": progress}  # type: ignore[arg-type]
-    makers: dict[str, Callable[[], Finding]] = {
-        "cross_layer": lambda: cross_layer_of(grouped()),
-        "over_seeds": lambda: over_seeds_of(grouped()),
-        "threat_models": lambda: threat_models_of(grouped()),
-        "clean_and_attacked": lambda: clean_and_attacked(groups, data, **attack, **common),
-        "dynamics": lambda: dynamics(snapshots or {}, train or data, data, **last, **common),
-        "capacity": lambda: capacity(sizes or {}, data, **common),
-    }
     parts: list[Finding] = []
     files: dict[str, list[str]] = {}
     for name in wanted:
-        parts.append(makers[name]())
+        parts.append(ANALYSES[name].run(given))
         if out is not None:
             files[name] = [file.name for file in parts[-1].save(out)]
     if out is not None:
@@ -136,25 +140,19 @@ def robustness(
     return parts
 
 
-def _rehearse(
-    analyses: Sequence[str],
-    networks: Sequence[Network],
-    data: ImageSet,
-    threats: Sequence[ThreatModel],
-    steps: int,
-    common: Mapping[str, Any],
-) -> None:
+def _rehearse(analyses: Sequence[Analysis], networks: Sequence[Network], given: StudyInputs) -> None:
     """What could be wrong with a network, a layer, a reduction, a radius or the classes is met before the work."""
-    if steps < 1:
-        raise ValueError(message("robustness", "steps must be at least 1", f"{steps}", "Leave it at 20"))
-    for threat in threats:
-        threat.check(data.pixels(slice(0, 1)), "robustness")
-    if set(analyses) & _ASKING_HEADS:
+    if given.steps < 1:
+        raise ValueError(message("robustness", "steps must be at least 1", f"{given.steps}", "Leave it at 20"))
+    data = given.data
+    for radius in given.eps:
+        ThreatModel(given.threat, radius).check(data.pixels(slice(0, 1)), "robustness")  # type: ignore[arg-type]
+    if any(getattr(analysis, "ASKS_HEADS", False) for analysis in analyses):
         check_labels("TD", data.labels, len(data))
         TD().training_rows({"labels": data.labels})
     few = data.take(sorted({0, len(data) - 1}))
     for network in networks:
-        features([network], few, **common, progress=False)
+        features([network], few, layers=given.layers, reduction=given.reduction, progress=False)
 
 
 def left_out(
@@ -173,13 +171,9 @@ def left_out(
     Returns:
         Analysis -> what is not there.
     """
-    lacking = {}
-    if not snapshots or train is None:
-        missing = [name for name, there in (("snapshots", snapshots), ("training images", train)) if not there]
-        lacking["dynamics"] = f"no {' and no '.join(missing)}"
-    if not sizes:
-        lacking["capacity"] = "no networks of several sizes"
-    return lacking
+    extras = Extras(snapshots, train, sizes)
+    lacking = {name: analysis.needs(extras) for name, analysis in ANALYSES.items()}
+    return {name: why for name, why in lacking.items() if why}
 
 
 def _write(

@@ -149,7 +149,7 @@ def test_chance_level_of_unrelated_gaussian_features() -> None:
     biased = compare(rows, cols, "cka_biased")
     expected = np.sqrt(p * q / ((n + p) * (n + q)))
     assert biased.values.mean() == pytest.approx(expected, abs=0.01)
-    np.testing.assert_allclose(biased.details["chance"], expected, rtol=1e-12)
+    np.testing.assert_allclose(biased.details["chance"], expected, rtol=0.03)
     debiased = compare(rows, cols, "cka")
     assert debiased.values.mean() == pytest.approx(0, abs=0.03)
     assert debiased.values.min() < 0
@@ -161,7 +161,7 @@ def test_a_high_chance_level_is_a_caution() -> None:
     a = Activations.from_arrays({"x": rng.standard_normal((50, 100))}, name="one")
     b = Activations.from_arrays({"y": rng.standard_normal((50, 40))}, name="two")
     caution = (
-        "biased CKA of unrelated Gaussian features of these widths reaches 0.54 at n = 50: "
+        "biased CKA of these layers with their samples permuted reaches 0.53 on average at n = 50: "
         "read values against `chance`, or use the debiased form"
     )
     with pytest.warns(CautionWarning, match=f"^{re.escape(f'compare one × two, cka_biased: {caution}.')}$"):

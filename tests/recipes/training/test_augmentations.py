@@ -309,7 +309,7 @@ KNOWN = (
     "none, crop, flip, flip_crop, vertical_flip, shift, cutout, random_erasing, gaussian_noise, blur, rotation, "
     "color_jitter, … (4 more)"
 )
-IMPORTABLE = "Check the name; the module must be importable from here."
+IMPORTABLE = "Check the name; the module must be importable from where you run."
 
 
 @pytest.mark.parametrize(
