@@ -37,8 +37,8 @@ def load_data(
     Args:
         name: "digits" (scikit-learn's 8×8 digits, embedded, no download), "cifar10", "cifar100", "mnist",
             "fashion_mnist", "svhn", "imagefolder:PATH" for a folder that holds one folder per class, "text:FILE.csv"
-            for texts with a column "text" and, where there are labels, "label", or "package.module:function" for a
-            function of your own, split -> ImageSet, which is imported.
+            for texts with a column "text" and, where there are labels, "label", or
+            "package.module:function" for a function of your own, split -> ImageSet, which is imported.
         split: "train" or "test" (the default) of a named set; for "digits" also "all". The digits have no
             split of their own: 1,200 train and 597 test images by a fixed permutation. For an image folder,
             the subfolder to read, or None for PATH itself.
