@@ -196,8 +196,7 @@ def test_a_file_has_one_job_that_fits_350_lines() -> None:
 
 
 def test_no_folder_is_crowded_and_no_file_hides() -> None:
-    # A page of recipes is an entry of a list, found by itself: as many as there are.
-    folders = {file.parent for file in FILES} - {PACKAGE / "recipes"}
+    folders = {file.parent for file in FILES}
     counts = {path: sum(entry.name not in ("__pycache__", "py.typed") for entry in path.iterdir()) for path in folders}
     assert {module(path / "__init__.py"): count for path, count in counts.items() if count > 15} == {}
     hidden = [module(file) for file in FILES if file.name.startswith("_") and not file.name.startswith("__")]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from repsim.recipes import Recipe
 
 #: Every file of that folder is a recipe; importing them would bring torch.
-_RECIPES = ", ".join(sorted({file.stem for file in Path(__file__).parents[1].glob("recipes/*.py")} - {"__init__"}))
+_PAGES = Path(__file__).parents[1] / "recipes"
+_RECIPES = ", ".join(sorted({f.stem for f in (*_PAGES.glob("*.py"), *_PAGES.glob("adversarial/*.py"))} - {"__init__"}))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Ways of training a network. One page each; every file with a `RECIPE` is found by itself.
+"""Ways of training a network. One page each, found by itself here or in `adversarial`.
 
 A recipe is a frozen dataclass of settings with one method, the loss of a batch; a few add stages or steps of their
 own. `train` runs it, goes on where an interrupted training stopped, and the checkpoint it returns records the settings,
@@ -7,9 +7,11 @@ the seed, the data, the versions, the scores and the cost. `RECIPES[name].preset
 
 import importlib
 import pkgutil
+import sys
 from types import ModuleType
 
 from repsim._common.messages import message
+from repsim.recipes import adversarial
 from repsim.recipes.training.loop import TrainedNetwork, train
 from repsim.recipes.training.recipe import Preset, Recipe, Run, Stage, between, recipe_name
 
@@ -32,11 +34,15 @@ def _recipe_of(page: ModuleType) -> type[Recipe]:
     return kind
 
 
-#: Recipe name -> its settings class.
+#: Recipe name -> its settings class; found in this folder and in `adversarial`.
 RECIPES: dict[str, type[Recipe]] = {
-    info.name: _recipe_of(importlib.import_module(f"{__name__}.{info.name}"))
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name)
-    if not info.ispkg
+    name: _recipe_of(importlib.import_module(f"{package}.{name}"))
+    for name, package in sorted(
+        (page.name, package.__name__)
+        for package in (sys.modules[__name__], adversarial)
+        for page in pkgutil.iter_modules(package.__path__)
+        if not page.ispkg
+    )
 }
 
 __all__ = ["RECIPES", "Preset", "Recipe", "Run", "Stage", "TrainedNetwork", "between", "train"]

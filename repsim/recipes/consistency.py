@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from repsim.recipes.trades import divergence
+from repsim.recipes.adversarial.trades import divergence
 from repsim.recipes.training.recipe import CIFAR_CROPS, DEVIATION, DIGITS, MNIST, Preset, Recipe
 
 

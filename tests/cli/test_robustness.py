@@ -12,7 +12,7 @@ import pytest
 from repsim import ImageSet, load_data, load_model
 from repsim.cli.main import main
 from repsim.recipes import RECIPES, train
-from repsim.recipes.pgd import PGD
+from repsim.recipes.adversarial.pgd import PGD
 from repsim.studies.robustness.whole_study import left_out, robustness
 from tests.conftest import exactly
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from repsim import ImageSet, load_data, load_model
 from repsim.networks.network import Network
 from repsim.recipes import Recipe, TrainedNetwork, train
-from repsim.recipes.d2r import D2R
+from repsim.recipes.adversarial.d2r import D2R
 from repsim.recipes.distillation import softened
 from repsim.recipes.standard import Standard
 from tests.conftest import exactly

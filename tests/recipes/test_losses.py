@@ -18,15 +18,15 @@ from repsim.data.image_set import stratified_rows
 from repsim.networks.architectures import find_architecture
 from repsim.networks.network import NORMALIZATIONS, Network
 from repsim.recipes import RECIPES, Recipe, Run, Stage, TrainedNetwork, train
+from repsim.recipes.adversarial.fast import Fast
+from repsim.recipes.adversarial.free import Free
+from repsim.recipes.adversarial.trades import TRADES
 from repsim.recipes.cutmix import CutMix
-from repsim.recipes.fast import Fast
-from repsim.recipes.free import Free
 from repsim.recipes.macer import MACER
 from repsim.recipes.mixup import Mixup
 from repsim.recipes.noise import Noise
 from repsim.recipes.noisy_pretraining import NoisyPretraining
 from repsim.recipes.standard import Standard
-from repsim.recipes.trades import TRADES
 from repsim.recipes.training.augmentations import augmentation
 from repsim.recipes.training.loop import _mislabelled
 from repsim.robustness.smoothing import certify

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from repsim import ImageSet, load_data, load_model
 from repsim.networks.network import Network
 from repsim.recipes import RECIPES, Recipe, Run, TrainedNetwork, train
-from repsim.recipes.pgd import PGD
+from repsim.recipes.adversarial.pgd import PGD
+from repsim.recipes.adversarial.trades import TRADES
 from repsim.recipes.pruning import Pruning, first_scores, kept
-from repsim.recipes.trades import TRADES
 from tests.conftest import exactly
 
 

@@ -19,7 +19,7 @@ from repsim._common.files import sha256_of
 from repsim._common.provenance import versions
 from repsim.networks.answers import accuracy
 from repsim.recipes import RECIPES, Recipe, TrainedNetwork, between, train
-from repsim.recipes.pgd import PGD
+from repsim.recipes.adversarial.pgd import PGD
 from repsim.recipes.standard import Standard
 from repsim.recipes.training.scores import under_attack
 from repsim.robustness import ThreatModel, pgd
@@ -60,14 +60,15 @@ def timeless(made: TrainedNetwork) -> dict[str, Any]:
 
 
 def test_every_file_is_a_recipe() -> None:
-    files = {info.name for info in pkgutil.iter_modules(repsim.recipes.__path__) if not info.ispkg}
+    places = (*repsim.recipes.__path__, *repsim.recipes.adversarial.__path__)
+    files = {info.name for info in pkgutil.iter_modules(places) if not info.ispkg}
     assert set(RECIPES) == files
     known = {"standard", "pgd", "trades", "fast", "free", "noise", "macer", "noisy_pretraining", "mixup", "cutmix"}
     assert files >= known
     for name, made in RECIPES.items():
         assert issubclass(made, Recipe)
-        assert made.__module__ == f"repsim.recipes.{name}"
-        assert importlib.import_module(f"repsim.recipes.{name}").RECIPE is made
+        assert made.__module__.rpartition(".")[2] == name
+        assert importlib.import_module(made.__module__).RECIPE is made
         assert made.__doc__
 
 
@@ -294,7 +295,7 @@ def test_the_training_attack_is_made_in_eval_mode_and_learned_in_training_mode(
         seen.append(("attack", net.training))
         return pgd(net, x, y, threat, **settings)
 
-    monkeypatch.setattr("repsim.recipes.pgd.pgd", attack)
+    monkeypatch.setattr("repsim.recipes.adversarial.pgd.pgd", attack)
     net = load_model("digits_resnet8").train()
     before = net.net.bn1.running_mean.clone()  # type: ignore[union-attr, operator]
     generator = torch.Generator().manual_seed(0)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from repsim import ImageSet, load_data, load_model
 from repsim.networks.network import Network
 from repsim.recipes import RECIPES, Recipe, Run, TrainedNetwork, train
-from repsim.recipes.amata import Amata
-from repsim.recipes.fast import Fast
-from repsim.recipes.free import Free
-from repsim.recipes.pgd import PGD
-from repsim.recipes.trades import TRADES
+from repsim.recipes.adversarial.amata import Amata
+from repsim.recipes.adversarial.fast import Fast
+from repsim.recipes.adversarial.free import Free
+from repsim.recipes.adversarial.pgd import PGD
+from repsim.recipes.adversarial.trades import TRADES
+from repsim.recipes.adversarial.yopo import YOPO, answer_of, cut_behind, first_layer
 from repsim.recipes.training.annealing import rising, shorter
-from repsim.recipes.yopo import YOPO, answer_of, cut_behind, first_layer
 from repsim.robustness import ThreatModel, pgd
 from tests.conftest import exactly
 

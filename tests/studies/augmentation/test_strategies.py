@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from repsim import load_data
+from repsim.recipes.adversarial.pgd import PGD
 from repsim.recipes.mixup import Mixup
-from repsim.recipes.pgd import PGD
 from repsim.recipes.standard import Standard
 from repsim.recipes.training.augmentations import augmentation
 from repsim.studies.augmentation.plan import Plan, PlannedTask, Strategy, read_plan, strategy

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from repsim.recipes.pgd import PGD
+from repsim.recipes.adversarial.pgd import PGD
 from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, Preset
 
 

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from repsim._common.messages import did_you_mean, message
 from repsim.networks.answers import frozen
 from repsim.networks.load import load_model
+from repsim.recipes.adversarial.trades import divergence
 from repsim.recipes.distillation import softened
-from repsim.recipes.trades import divergence
 from repsim.recipes.training.recipe import CIFAR_CROPS, DIGITS, MNIST, RADIUS, Loss, Preset, Recipe, Run
 from repsim.robustness import ThreatModel
 from repsim.robustness.gradient import climb
