@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from repsim._common.files import whole_file
-from repsim._common.messages import message, some
+from repsim._common.archive import read_archive, write_archive
+from repsim._common.messages import some
 from repsim.data.image_set import ImageSet
+
+_MUST = "the file must hold the images that are asked for"
 
 
 def write_images(path: Path, made: ImageSet, settings: Mapping[str, Any]) -> None:
@@ -24,10 +26,10 @@ def write_images(path: Path, made: ImageSet, settings: Mapping[str, Any]) -> Non
     Raises:
         OSError: The file could not be written; what stood there is untouched.
     """
-    facts = {"format": 1, "settings": settings, "condition": made.condition, "record": made.record}
+    facts = {"settings": settings, "condition": made.condition, "record": made.record}
     facts |= {"ids": made.ids, "pixels": made.pixel_digest}
-    with whole_file(path) as temporary, open(temporary, "wb") as stream:  # moved pixels are noise: nothing to compress
-        np.savez(stream, facts=np.array(json.dumps(facts)), images=made.images.numpy())
+    # Moved pixels are noise: nothing to compress.
+    write_archive(path, facts, {"images": made.images.numpy()}, compressed=False)
 
 
 def read_images(path: Path, clean: ImageSet, settings: Mapping[str, Any]) -> ImageSet:
@@ -41,20 +43,16 @@ def read_images(path: Path, clean: ImageSet, settings: Mapping[str, Any]) -> Ima
     Raises:
         ValueError: A damaged file, one of other settings or images, or pixels that are not those that were written.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            facts, pixels = json.loads(str(stored["facts"])), stored["images"]
+
+    def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ImageSet:
         asked, written = json.loads(json.dumps(settings)), facts["settings"]
-        other = [name for name in {**asked, **written} if asked.get(name) != written.get(name)]
-        reason = f"made with another {some(other)}" if other else ""
-        if not reason and facts["ids"] != list(clean.ids):
-            reason = "made from other images"
-        if not reason:
-            made = clean.derived(torch.from_numpy(pixels), facts["condition"], facts["record"])
-            if made.condition == facts["condition"] and made.pixel_digest == facts["pixels"]:
-                return made
-            reason = "pixels that differ from the digest written with them"
-    except Exception:  # a damaged archive fails in as many ways as it has bytes
-        reason = "damaged, or something else"
-    must = "the file must hold the images that are asked for"
-    raise ValueError(message("read_images", must, f"{path} ({reason})", "Make them again"))
+        if other := [name for name in {**asked, **written} if asked.get(name) != written.get(name)]:
+            raise ValueError(f"made with another {some(other)}")
+        if facts["ids"] != list(clean.ids):
+            raise ValueError("made from other images")
+        found = clean.derived(torch.from_numpy(arrays["images"]), facts["condition"], facts["record"])
+        if found.condition != facts["condition"] or found.pixel_digest != facts["pixels"]:
+            raise ValueError("pixels that differ from the digest written with them")
+        return found
+
+    return read_archive(path, made, function="read_images", again="Make them again", must=_MUST)

@@ -1,7 +1,6 @@
 """Randomised smoothing: what a network answers under noise, and within which radius that is certain."""
 
 import functools
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from repsim._common.files import whole_file
+from repsim._common.archive import read_archive, write_archive
 from repsim._common.messages import message
 from repsim._common.provenance import versions
 from repsim.data.image_set import ImageSet
@@ -166,10 +165,8 @@ class Certificates:
         Raises:
             OSError: The file could not be written; what stood there is untouched.
         """
-        facts = {"format": 1, "ids": self.ids, **{name: getattr(self, name) for name in _FACTS}}
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        with whole_file(path) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(stream, certificates=np.array(json.dumps(facts)), **arrays)
+        facts = {"ids": self.ids, **{name: getattr(self, name) for name in _FACTS}}
+        write_archive(path, facts, {name: getattr(self, name) for name in _ARRAYS})
         return Path(path)
 
     @classmethod
@@ -180,18 +177,13 @@ class Certificates:
             FileNotFoundError: No such file.
             ValueError: Not a file of `save`, or a damaged one.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(message("Certificates.load", "the file must exist", str(path), "Check the path"))
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                facts = json.loads(str(stored["certificates"]))
-                if facts["format"] != 1:
-                    raise ValueError("another format")
-                arrays = {name: stored[name] for name in _ARRAYS}
-                return cls(tuple(facts["ids"]), **arrays, **{name: facts[name] for name in _FACTS if name in facts})
-        except Exception as error:  # a damaged archive fails in as many ways as it has bytes
-            must, advice = "the file must be one that save wrote", "Make it again with certify(...).save(path)"
-            raise ValueError(message("Certificates.load", must, f"{path} (damaged?)", advice)) from error
+
+        def made(facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Certificates":
+            given = {name: facts[name] for name in _FACTS if name in facts}
+            return cls(tuple(facts["ids"]), **{name: arrays[name] for name in _ARRAYS}, **given)
+
+        again = "Make it again with certify(...).save(path)"
+        return read_archive(path, made, function="Certificates.load", again=again)
 
 
 def certify(

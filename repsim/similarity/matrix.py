@@ -1,7 +1,6 @@
 """`SimilarityMatrix`: all pairs of layers and what stands beside each value, with its file and its picture."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from repsim._common.archive import read_archive, write_archive
 from repsim._common.files import whole_file
 from repsim._common.messages import InternalError, message, shown
 from repsim.metrics import MetricFacts, is_own, known_metric
@@ -154,7 +154,8 @@ class SimilarityMatrix:
         Raises:
             OSError: The file could not be written; what stood there is untouched.
         """
-        _write(self, Path(path))
+        arrays: dict[str, np.ndarray] = {}
+        write_archive(path, _pack(self, "", arrays), arrays)
         return Path(path)
 
     @classmethod
@@ -165,11 +166,11 @@ class SimilarityMatrix:
             FileNotFoundError: No such file.
             ValueError: Not a file of `save`, or a damaged one.
         """
-        return _read(cls, Path(path))
+        again = "Make it again with compare(...).save(path)"
+        return read_archive(
+            path, lambda facts, arrays: _unpack(cls, facts, "", arrays), function="SimilarityMatrix.load", again=again
+        )
 
-
-#: Of files; another number, another layout of what is in them.
-_FORMAT = 1
 
 _FACTS = ("rows", "cols", "metric", "row_model", "col_model", "n", "cautions", "provenance")
 
@@ -184,34 +185,6 @@ def _check_numbers(arrays: Mapping[str, np.ndarray], n: Any) -> None:
         raise ValueError(
             message("SimilarityMatrix", "n must be a number of samples", shown(n), "Pass how many there are")
         )
-
-
-def _write(matrix: "SimilarityMatrix", path: Path) -> None:
-    """Writes everything, whole or not at all."""
-    arrays: dict[str, np.ndarray] = {}
-    facts = _pack(matrix, "", arrays)
-    with whole_file(path) as temporary, open(temporary, "wb") as stream:
-        np.savez_compressed(stream, facts=np.array(json.dumps({"format": _FORMAT, **facts})), **arrays)  # type: ignore[arg-type]
-
-
-def _read(kind: type["SimilarityMatrix"], path: Path) -> "SimilarityMatrix":
-    """Reads what `write` wrote; raises FileNotFoundError or ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(message("SimilarityMatrix.load", "the file must exist", str(path), "Check the path"))
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            facts = json.loads(str(stored["facts"]))
-            if facts["format"] != _FORMAT:
-                raise ValueError(
-                    f"SimilarityMatrix: format {shown(facts['format'])}, where this version reads {_FORMAT}"
-                )
-            return _unpack(kind, facts, "", {k: stored[k] for k in stored.files})
-    except Exception as error:  # a damaged archive fails in as many ways as it has bytes
-        # numpy's own texts advise to turn pickle on, so only ours are passed on.
-        ours = str(error) if str(error).startswith("SimilarityMatrix") else "damaged, or something else"
-        advice = "Make it again with compare(...).save(path)"
-        must = "the file must be one that save wrote"
-        raise ValueError(message("SimilarityMatrix.load", must, f"{path} ({ours})", advice)) from error
 
 
 def _pack(matrix: "SimilarityMatrix", prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

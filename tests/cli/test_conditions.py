@@ -381,7 +381,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("repsim.data.stored.np.savez", full)
+    monkeypatch.setattr("repsim._common.archive.np.savez", full)
     found = ran(tmp_path, STANDARD, PGD, *ATTACK)
     assert found.code == 2
     assert re.fullmatch(

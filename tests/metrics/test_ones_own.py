@@ -175,7 +175,8 @@ DAMAGED = {
     _without_facts: f"SimilarityMatrix: {RULE}; got 'of_a_user:SameOrder' without facts. "
     "Pass facts=metric.facts, or leave them out.",
     _of_the_package: f"SimilarityMatrix: {RULE}; got 'cka' with facts. Pass facts=metric.facts, or leave them out.",
-    _of_no_bounds: "damaged, or something else",
+    _of_no_bounds: "metric: the fact bounds must be two numbers, the lower one first; got (1.0, 0.0). Correct what the "
+    "measure says of itself.",
 }
 
 

@@ -322,7 +322,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=exactly(text)):
         Certificates.load(path)
     text = (
-        f"Certificates.load: the file must be one that save wrote; got {path} (damaged?). "
+        f"Certificates.load: the file must be one that save wrote; got {path} (damaged, or something else). "
         "Make it again with certify(...).save(path)."
     )
     whole = several().save(path).read_bytes()
