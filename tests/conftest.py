@@ -29,3 +29,9 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     os.environ.pop("XDG_CACHE_HOME")
     if before is not None:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed does not depend on how busy the machine is."""
+    monkeypatch.setattr("repsim._common.progress.DELAY", 3600.0)

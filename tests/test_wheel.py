@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def study(path: Path) -> "DataFrame":
-    data: repsim.ImageSet = repsim.load_data("digits", limit=50)
+    data: repsim.ImageSet = repsim.load_data("digits", limit=100)
     network: repsim.Network = repsim.load_model("digits_resnet8")
     a: Activations = repsim.extract(network, corrupt(data, "blur:2"), layers=["conv1", "layer1"])
     found: SimilarityMatrix = repsim.compare(a, a, TD(seed=1))

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+#: Seconds after which a bar appears.
+DELAY = 2.0
+
 
 def progress_bar(total: int, what: str, unit: str, *, show: bool = True) -> Any:
     """A tqdm bar to use in a `with` block; call `.update(k)` as k units are done."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit=unit, delay=2, disable=not show, leave=False)
+    return tqdm(total=total, desc=what, unit=unit, delay=DELAY, disable=not show, leave=False)

@@ -10,7 +10,7 @@ from repsim.robustness.checked import AttackFunction, AttackResult, attack
 from repsim.robustness.corruptions import corrupt
 from repsim.robustness.feature_space import FeatureAttackResult, feature_attack
 from repsim.robustness.gradient import fgsm, pgd
-from repsim.robustness.noise_profile import NoiseProfile, noise_profile
+from repsim.robustness.noise_shares import NoiseProfile, noise_profile
 from repsim.robustness.smoothing import Certificates, certify, predict
 from repsim.robustness.threat import ThreatModel
 

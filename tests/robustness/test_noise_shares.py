@@ -15,7 +15,7 @@ from repsim.recipes import train
 from repsim.recipes.noise import Noise
 from repsim.robustness import certify
 from repsim.robustness.noise_moments import Moments, input_noise, propagate, trace
-from repsim.robustness.noise_profile import NoiseProfile, noise_profile
+from repsim.robustness.noise_shares import NoiseProfile, noise_profile
 from tests.conftest import exactly
 
 
