@@ -171,7 +171,8 @@ def test_one_order_of_rows_for_both_sides_leaves_it(name: str) -> None:
         moved = dataclasses.replace(metric, fit_rows=tuple(np.flatnonzero(np.isin(ORDER, FIT))))
     base = compare({"x": x}, {"y": y}, metric, task()).values
     same = compare({"x": x[ORDER]}, {"y": y[ORDER]}, moved, task()[ORDER]).values
-    np.testing.assert_allclose(same, base, rtol=0, atol=1e-9)
+    # ripser computes in float32.
+    np.testing.assert_allclose(same, base, rtol=0, atol=1e-5 if isinstance(metric, RTD) else 1e-9)
 
 
 @EVERY
