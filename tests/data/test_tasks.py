@@ -328,6 +328,7 @@ def test_no_labels_and_no_tasks() -> None:
 # What the networks themselves answer.
 
 
+@pytest.mark.filterwarnings("ignore::repsim.CautionWarning")
 def test_the_networks_own_disagreement_stands_beside_td() -> None:
     y = task(N, 4)
     rng = np.random.default_rng(0)

@@ -402,4 +402,6 @@ def test_an_untrained_network_says_so() -> None:
         "record": {},
         "seed": 4,
         "notes": ["untrained: random weights"],
+        "head": True,
+        "part": None,
     }
