@@ -788,7 +788,7 @@ def test_debug_shows_where_a_mistake_was_found(place: str, capsys: pytest.Captur
 
 def test_an_error_of_the_package_is_not_taken_for_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values = torch.full((3, 3), 7.0, dtype=torch.float64)
-    monkeypatch.setattr(CKA, "pairwise", lambda self, rows, cols: PairwiseResult(values))
+    monkeypatch.setattr(CKA, "compared", lambda self, rows, cols: PairwiseResult(values))
     with pytest.raises(RuntimeError, match="Report this"):
         main([*COMPARE, "--metric", "cka", "--out", str(tmp_path)])
 

@@ -34,8 +34,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in (
         "recipes.training.jobs.train",
-        "studies.robustness.whole_study.cross_layer_of",
-        "studies.robustness.whole_study.clean_and_attacked",
+        "studies.robustness.cross_layers.cross_layer_of",
+        "studies.robustness.attack_effects.clean_and_attacked",
     ):
         monkeypatch.setattr(f"repsim.{place}", work)
     monkeypatch.setattr("repsim.recipes.training.jobs.time_estimate", lambda *_, **__: 1.0)
