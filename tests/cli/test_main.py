@@ -188,7 +188,7 @@ def test_cautions_are_one_line_each_on_standard_error(tmp_path: Path, monkeypatc
         values = torch.zeros(len(rows), len(cols), dtype=torch.float64)
         return PairwiseResult(values, cautions=("mind the gap", "and the step"))
 
-    monkeypatch.setattr(CKA, "pairwise", pairwise)
+    monkeypatch.setattr(CKA, "compared", pairwise)
     found = ran(tmp_path, STANDARD, PGD, *DIGITS, *BLOCKS, "--metric", "cka")
     assert found.code == 0
     head = "caution: compare digits_standard × digits_pgd, cka: "
@@ -204,7 +204,7 @@ def test_a_matrix_without_a_number_is_summed_up_as_such(tmp_path: Path, monkeypa
         reasons = {(i, j): "no reason" for i in range(len(rows)) for j in range(len(cols))}
         return PairwiseResult(values, reasons=reasons)
 
-    monkeypatch.setattr(CKA, "pairwise", pairwise)
+    monkeypatch.setattr(CKA, "compared", pairwise)
     found = ran(tmp_path, STANDARD, PGD, *DIGITS, *BLOCKS, "--metric", "cka")
     assert found.code == 0
     (result,) = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["results"]
