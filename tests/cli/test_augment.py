@@ -162,6 +162,7 @@ def test_a_strategy_file_and_options_that_override_it(copy: Path, study: Path, t
     assert (copy / "between.png").exists()
 
 
+@pytest.mark.filterwarnings("ignore::repsim.CautionWarning")
 def test_tasks_of_a_file_and_classes_held_out(tmp_path: Path) -> None:
     file = tmp_path / "tasks.json"
     file.write_text('{"unseen": {"held_out": [8, 9]}}')

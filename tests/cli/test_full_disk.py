@@ -19,7 +19,10 @@ STATE, NETWORK = "net.state.safetensors", "net.safetensors"
 def ran(folder: Path, *words: Any, recipe: str = "standard") -> Run:
     """Three epochs of 130 digits, with a state after each."""
     data = ["--data", "digits", "--limit", 130, "--test-limit", 20]
-    return commands.ran("train", folder / NETWORK, recipe, *data, "--epochs", 3, *words)
+    done = commands.ran("train", folder / NETWORK, recipe, *data, "--epochs", 3, *words)
+    # What a training will take depends on the machine.
+    out = [line for line in done.out.splitlines(keepends=True) if " gradient evaluations: about " not in line]
+    return Run(done.code, "".join(out), done.err)
 
 
 @pytest.fixture(scope="module", autouse=True)

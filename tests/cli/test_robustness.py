@@ -120,7 +120,12 @@ def test_only_what_is_asked_for(nets: Path, digits: ImageSet, tmp_path: Path) ->
     run = ran(*usual(nets, tmp_path, "--layers", "layer*.0", "--only", "cross_layer"))
     assert run.code == 0
     assert "left out" not in run.out
-    assert {f.name.split(".")[0].split("-")[0] for f in tmp_path.iterdir()} == {"cross_layer", "reading", "summary"}
+    assert {f.name.split(".")[0].split("-")[0] for f in tmp_path.iterdir()} == {
+        "cross_layer",
+        "reading",
+        "run",
+        "summary",
+    }
     assert json.loads((tmp_path / "summary.json").read_text())["left_out"] == {}
     groups = {
         name: [load_model(file, name=f"{name} {file.stem}") for file in sorted((nets / name).iterdir())]

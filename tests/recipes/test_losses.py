@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -551,6 +551,8 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], error: type[E
 class TwoStages(Recipe):
     """Standard training twice, with a schedule each; a recipe that the package does not know."""
 
+    name: ClassVar[str] = "TwoStages"
+
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(net(x), y)
 
@@ -610,6 +612,8 @@ def test_a_recipe_of_ones_own_is_recorded_by_its_class(images: tuple[ImageSet, I
     @dataclass(frozen=True)
     class Mine(Standard):
         """A variant of a known recipe."""
+
+        name: ClassVar[str] = "Mine"
 
     made = train(Mine(epochs=1), *images, seed=0, name="net", progress=False)
     assert made.record["recipe"] == "Mine"
