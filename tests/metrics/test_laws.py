@@ -165,6 +165,8 @@ def test_more_noise_is_less_alike(name: str) -> None:
 def test_one_order_of_rows_for_both_sides_leaves_it(name: str) -> None:
     """Folds are drawn by position, so heads are fitted on the same samples by number."""
     metric, (x, y) = subject(name), pair()
+    if isinstance(metric, RTD):  # subsets are drawn by position too
+        metric = dataclasses.replace(metric, samples=N)
     moved = metric
     if isinstance(metric, HeadMetric):
         metric = dataclasses.replace(metric, fit_rows=FIT)
@@ -383,4 +385,5 @@ def test_laws_hold_for_any_shape(name: str, drawn: tuple[np.ndarray, np.ndarray,
         np.testing.assert_allclose(compare(cols, rows, metric, labels).values, found.values.T, rtol=0, atol=1e-9)
     if {"orthogonal", "scale", "shift"} <= metric.invariances:
         moved = compare({"x": 0.01 * turned(x) - 3}, cols, metric, labels)
-        np.testing.assert_allclose(moved.values, found.values, rtol=0, atol=1e-8)
+        rounding = 1e-6 if isinstance(metric, RTD) else 1e-8  # ripser computes in float32
+        np.testing.assert_allclose(moved.values, found.values, rtol=0, atol=rounding)
