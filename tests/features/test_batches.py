@@ -1,7 +1,7 @@
 """Inputs of every kind: dicts, several tensors, padded sequences; each held against samples run one by one."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -158,7 +158,7 @@ def test_several_inputs_and_a_call_of_ones_own() -> None:
         torch.testing.assert_close(found.outputs, right)
         assert found.labels is not None
         assert found.labels.tolist() == labels.tolist()
-    called = repsim.extract(network, y, call=lambda n, batch: n.second(batch), progress=False)
+    called = repsim.extract(network, y, call=lambda n, batch: cast("Two", n).second(batch), progress=False)
     assert called.layers == ("two",)
     with torch.no_grad():
         torch.testing.assert_close(called["two"], network.two(y))

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from repsim.plots import sensitivity_curves
 from repsim.similarity.sensitivity import td_sensitivity
 from tests.conftest import exactly
-from tests.similarity.test_td_sensitivity import GRID, sides
+from tests.similarity.test_sensitivity import GRID, sides
 
 
 def test_it_draws_td_and_its_floor_for_every_size() -> None:

@@ -351,7 +351,8 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import sklearn.datasets, torch._dynamo  # once, not in every fork
-from repsim.recipes.training.jobs import run_jobs\nfrom repsim.studies.augmentation.networks import jobs
+from repsim.recipes.training.jobs import run_jobs
+from repsim.studies.augmentation.networks import jobs
 from repsim.studies.augmentation.plan import read_plan
 
 def study(parallel):
