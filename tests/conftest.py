@@ -31,7 +31,9 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         os.environ["XDG_CACHE_HOME"] = before
 
 
-@pytest.fixture(autouse=True)
-def no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def no_bar() -> Iterator[None]:
     """What is printed does not depend on how busy the machine is."""
-    monkeypatch.setattr("repsim._common.progress.DELAY", 3600.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("repsim._common.progress.DELAY", 3600.0)
+        yield

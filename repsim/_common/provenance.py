@@ -6,6 +6,10 @@ import platform
 from repsim._common.version import VERSION
 
 
+class Note(str):
+    """A sentence among the cautions of a result that changes nothing in its reading, and is no warning."""
+
+
 class CautionWarning(UserWarning):
     """A result stands, and a careful reader should know something about it."""
 

@@ -21,6 +21,9 @@ NETWORK = (
 NORMALIZE = "cifar10, imagenet, none, or means/stds as in .5,.5,.5/.2,.2,.2; default: what the weight file carries"
 
 
+DATA = '"digits", "cifar10", …, "imagefolder:PATH"'
+
+
 def add_images(parser: argparse.ArgumentParser, *, seed: str) -> None:
     """Adds the options that `asked_images` reads.
 
@@ -28,13 +31,42 @@ def add_images(parser: argparse.ArgumentParser, *, seed: str) -> None:
         parser: Of a verb.
         seed: What --seed decides beside the images that --limit keeps.
     """
-    parser.add_argument("--data", required=True, help='"digits", "cifar10", …, "imagefolder:PATH"')
+    parser.add_argument("--data", required=True, help=DATA)
     parser.add_argument("--split", help="train or test; default test")
-    parser.add_argument("--limit", type=int, help="use this many images, classes in proportion")
+    add_data_options(parser, limit="use")
+    add_folder_options(parser)
     parser.add_argument("--seed", type=int, default=0, help=f"which images --limit keeps, and {seed}")
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, limit: str) -> None:
+    """Adds what `data_options` reads.
+
+    Args:
+        parser: Of a verb.
+        limit: What it does with the images that --limit keeps.
+    """
+    parser.add_argument("--limit", type=int, help=f"{limit} this many images, classes in proportion")
     parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
     parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
     parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what image folders leave open: which class is which, and what white is."""
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="image folders: classes in order, one on each line"
+    )
+    text = "image folders: the levels of black and white, where files have more than 8 bits"
+    parser.add_argument("--pixel-range", type=float, nargs=2, metavar=("BLACK", "WHITE"), help=text)
+
+
+def data_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `load_data` takes beside the name, the split and the limit."""
+    given = {"size": arguments.size, "root": arguments.root, "download": arguments.download}
+    if "classes" not in arguments:
+        return given
+    levels = arguments.pixel_range
+    return {**given, "classes": arguments.classes, "pixel_range": None if levels is None else tuple(levels)}
 
 
 def asked_images(arguments: argparse.Namespace) -> ImageSet:
@@ -44,9 +76,7 @@ def asked_images(arguments: argparse.Namespace) -> ImageSet:
         split=arguments.split,
         limit=arguments.limit,
         seed=arguments.seed,
-        size=arguments.size,
-        root=arguments.root,
-        download=arguments.download,
+        **data_options(arguments),
     )
     if not isinstance(data, ImageSet):
         got, advice = arguments.data, "Use repsim.extract for texts"

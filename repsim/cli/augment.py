@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from repsim._common.files import write_text
 from repsim._common.messages import message
-from repsim.cli.arguments import named_network, read_tasks
+from repsim.cli.arguments import add_data_options, named_network, read_tasks
 from repsim.cli.tables import print_table
 from repsim.cli.train import settings_of
 from repsim.cli.verbs import Verb
@@ -63,10 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", default="td", help='TD with its settings, as in "td(resamples=0)"')
     parser.add_argument("--fit-limit", type=int, metavar="N", help="fit heads on this many training images")
     parser.add_argument("--between", action="store_true", help="also compare networks of different strategies")
-    parser.add_argument("--limit", type=int, help="train on this many images, classes in proportion")
-    parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
-    parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
+    add_data_options(parser, limit="train on")
     parser.add_argument("--normalize", help="with --checkpoints: cifar10, imagenet, none, or what the file carries")
     parser.add_argument("--threads", type=int, metavar="N", help="of each training on a CPU; default: 1")
     parser.add_argument("--parallel", type=int, metavar="N", help="trainings at once; default: what the cores take")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repsim._common.messages import message
+from repsim.cli.arguments import DATA, add_data_options, add_folder_options, data_options
 from repsim.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -21,13 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--networks", action="append", nargs="+", required=True, metavar=("NAME=FILE", "FILE"), help=_NETWORKS
     )
-    parser.add_argument("--data", required=True, help='"digits", "cifar10", …, "imagefolder:PATH"')
+    parser.add_argument("--data", required=True, help=DATA)
     parser.add_argument("--split", help="train or test; default test")
-    parser.add_argument("--limit", type=int, help="use this many images, classes in proportion")
+    add_data_options(parser, limit="use")
+    add_folder_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="which images --limit keeps")
-    parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
-    parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     text = "cifar10, imagenet, none, or means/stds as in .5,.5,.5/.2,.2,.2; default: what the files carry"
     parser.add_argument("--normalize", help=f"of all networks: {text}")
     parser.add_argument("--layers", nargs="+", metavar="GLOB", help="default: stem, residual blocks, last features")
@@ -186,15 +185,7 @@ def _trained_on(arguments: argparse.Namespace, snapshots: "dict[str, dict[int, N
 def _images(arguments: argparse.Namespace, split: str | None, limit: int | None) -> "ImageSet":
     from repsim.data.load import load_data
 
-    return load_data(
-        arguments.data,
-        split=split,
-        limit=limit,
-        seed=arguments.seed,
-        size=arguments.size,
-        root=arguments.root,
-        download=arguments.download,
-    )
+    return load_data(arguments.data, split=split, limit=limit, seed=arguments.seed, **data_options(arguments))
 
 
 ROBUSTNESS = Verb(add_arguments, run, "folder")

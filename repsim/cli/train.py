@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from repsim._common.checks import fraction
 from repsim._common.messages import did_you_mean, message, shown
+from repsim.cli.arguments import DATA, add_data_options, add_folder_options, data_options
 from repsim.cli.verbs import Verb
 
 if TYPE_CHECKING:
@@ -22,19 +23,15 @@ _RECIPES = ", ".join(sorted({f.stem for f in (*_PAGES.glob("*.py"), *_PAGES.glob
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `repsim train` takes to its parser."""
     parser.add_argument("recipe", metavar="RECIPE", help=_RECIPES)
-    parser.add_argument(
-        "--data", required=True, help='"digits", "cifar10", …, "imagefolder:PATH" with train/ and test/'
-    )
+    parser.add_argument("--data", required=True, help=f"{DATA} with train/ and test/")
     parser.add_argument("--preset", help='settings of a source: "digits", "mnist", "cifar10"; default: those of --data')
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as in eps=0.05")
     parser.add_argument("--epochs", type=int, metavar="N", help="the same as --set epochs=N")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order of images and everything random")
     parser.add_argument("--start", metavar="NETWORK", help="begin from this network: ARCHITECTURE:WEIGHTS, or a file")
-    parser.add_argument("--limit", type=int, help="train on this many images, classes in proportion")
+    add_data_options(parser, limit="train on")
+    add_folder_options(parser)
     parser.add_argument("--test-limit", type=int, help="score on this many test images; PGD-20 costs 20 passes each")
-    parser.add_argument("--size", type=int, help="image folders: resize the shorter side and crop the centre")
-    parser.add_argument("--root", type=Path, help="where data sets are kept; default: data, and the cache folder")
-    parser.add_argument("--download", action="store_true", help="fetch a data set that is not there")
     parser.add_argument("--device", default="cpu", help='where to train, as in "cuda"')
     parser.add_argument("--threads", type=int, metavar="N", help="of a CPU; their number is part of what is trained")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="the checkpoint to write")
@@ -80,23 +77,15 @@ def run(arguments: argparse.Namespace) -> None:
             raise ValueError(message("train", "--threads must be at least 1", f"{arguments.threads}", "Leave it out"))
         torch.set_num_threads(arguments.threads)
     start = None if arguments.start is None else named_network(arguments.start, None)
-    data, test = (
-        load_data(
-            arguments.data,
-            split=split,
-            limit=arguments.limit if split == "train" else arguments.test_limit,
-            root=arguments.root,
-            download=arguments.download,
-            size=arguments.size,
-        )
-        for split in ("train", "test")
-    )
+    limits = arguments.limit, arguments.test_limit
+    data, test = load_data(arguments.data, split=("train", "test"), limit=limits, **data_options(arguments))
     if finished and arguments.resume:
         _check_finished(arguments, recipe, data)
         print(f"{arguments.out} is finished; nothing was done")
         return
     classes = max(int(data.labels.max()), int(test.labels.max())) + 1
-    print(estimate(recipe, data, classes, device=arguments.device), flush=True)
+    if arguments.dry_run or not state.exists():  # what is left of an unfinished one is less than the whole
+        print(estimate(recipe, data, classes, device=arguments.device), flush=True)
     if arguments.dry_run:
         return
     trained = train(

@@ -22,8 +22,8 @@ from repsim.data.text_set import read_texts
 def load_data(
     name: str,
     *,
-    split: str | None = None,
-    limit: int | None = None,
+    split: str | tuple[str, ...] | None = None,
+    limit: int | tuple[int | None, ...] | None = None,
     seed: int = 0,
     root: str | Path | None = None,
     download: bool = False,
@@ -41,8 +41,9 @@ def load_data(
             "package.module:function" for a function of your own, split -> ImageSet, which is imported.
         split: "train" or "test" (the default) of a named set; for "digits" also "all". The digits have no
             split of their own: 1,200 train and 597 test images by a fixed permutation. For an image folder,
-            the subfolder to read, or None for PATH itself.
-        limit: Keep this many images, the classes in proportion; None keeps all. The order stays the set's own.
+            the subfolder to read, or None for PATH itself. ("train", "test") reads both.
+        limit: Keep this many images, the classes in proportion; None keeps all. The order stays the set's own. Of
+            several splits one number for all, or one for each.
         seed: Which images `limit` keeps.
         root: Where downloads and decoded images are kept. None is the folder data for downloads, and the user's own
             cache folder for decoded images; `repsim cache` shows and clears that.
@@ -56,7 +57,8 @@ def load_data(
         progress: Show a bar while decoding for more than two seconds.
 
     Returns:
-        An `ImageSet`: the images as uint8, with labels, ids and a digest. Of texts a `TextSet`.
+        An `ImageSet`: the images as uint8, with labels, ids and a digest. Of texts a `TextSet`. Of several splits a
+        tuple.
 
     Raises:
         ValueError: An unknown name or split, a limit that leaves a class empty, images of unequal sizes, a class folder
@@ -67,6 +69,15 @@ def load_data(
     """
     if seed < 0:
         raise ValueError(message("load_data", "seed must be >= 0", f"{seed}", "Choose another"))
+    if isinstance(split, tuple) or isinstance(limit, tuple):
+        splits = split if isinstance(split, tuple) else (split,)
+        limits = limit if isinstance(limit, tuple) else (limit,) * len(splits)
+        if len(splits) != len(limits):
+            got, advice = f"{len(limits)} for {len(splits)} splits", "Pass one number, or one for each"
+            raise ValueError(message("load_data", "every split must have its limit", got, advice))
+        rest = {"seed": seed, "root": root, "download": download, "size": size, "classes": classes}
+        rest |= {"pixel_range": pixel_range, "progress": progress}
+        return tuple(load_data(name, split=s, limit=k, **rest) for s, k in zip(splits, limits, strict=True))
     kind, _, path = name.partition(":")
     if kind == "text" and path:
         return read_texts(path, limit=limit, seed=seed)

@@ -109,7 +109,7 @@ class Activations:
         """
         if self.outputs is None or self.labels is None:
             return None
-        known = (self.labels != ABSENT).cpu()
+        known = ((self.labels != ABSENT) & (self.labels != -1)).cpu()
         labels = self.labels.cpu()[known]
         if not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= self.outputs.shape[1]:
             return None
@@ -175,6 +175,7 @@ class Activations:
             The activations; tensors share memory with the arrays.
 
         Example:
+            >>> import numpy as np
             >>> a = Activations.from_arrays({"fc": np.eye(4)}, labels=[0, 1, 0, 1])
             >>> a
             Activations('features', 1 layers × 4 samples, width 4, given)

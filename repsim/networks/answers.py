@@ -1,6 +1,7 @@
 """Asking a network for its answers: where it is, what must hold, its logits, and the share of right ones."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def accuracy(
     moved: Callable[[Images, Int[Tensor, " b"]], Images] | None = None,
     progress: str = "",
 ) -> float:
-    """The share of images that a network answers right.
+    """The share of images with a label that a network answers right; NaN where none has one.
 
     Args:
         net: In eval mode.
@@ -73,7 +74,7 @@ def accuracy(
         NoLogits: No row of logits per image, or none for a label.
     """
     device, kind = device_of(net), dtype_of(net)
-    highest, right = int(data.labels.max()), 0
+    highest, right, labelled = int(data.labels.max()), 0, int((data.labels >= 0).sum())
     with progress_bar(len(data), progress, "image", show=bool(progress)) as bar:
         for start in range(0, len(data), _ROWS):
             rows = slice(start, start + _ROWS)
@@ -87,7 +88,7 @@ def accuracy(
                 raise NoLogits(message(function, f"the network must answer {highest + 1} classes", got, advice))
             right += int((logits.argmax(1) == y).sum())
             bar.update(len(x))
-    return right / len(data)
+    return right / labelled if labelled else math.nan
 
 
 def own_answer(answer: Any) -> Any:

@@ -241,9 +241,15 @@ def certify(
     started = time.time()
     counts = noisy_answers("certify", net, data, noise, (n0, n), seed=seed, batch_size=batch_size, progress=progress)
     classes = counts.shape[2]
-    if not bool(((data.labels >= 0) & (data.labels < classes)).all()):
-        got = f"labels {int(data.labels.min())} to {int(data.labels.max())} for {classes} classes"
-        raise ValueError(message("certify", "labels must be the network's classes", got, "Map them to 0, 1, …"))
+    absent = int((data.labels < 0).sum())
+    if absent or bool((data.labels >= classes).any()):
+        got, advice = (
+            f"labels {int(data.labels.min())} to {int(data.labels.max())} for {classes} classes",
+            "Map them to 0, 1, …",
+        )
+        if absent:
+            got, advice = f"{absent} images without a label", "Leave them out"
+        raise ValueError(message("certify", "labels must be the network's classes", got, advice))
     selected = counts[0].argmax(1)
     provenance = {
         "network": provenance_of_network(net),
@@ -301,7 +307,7 @@ def predict(
     """
     from scipy.stats import binomtest
 
-    check_settings("predict", sigma, alpha, n=n)
+    check_settings("predict", sigma, alpha, n=n, two_sided=True)
     counts = noisy_answers(
         "predict", net, data, Gaussian(sigma), (n,), seed=seed, batch_size=batch_size, progress=progress
     )[0]
@@ -311,15 +317,16 @@ def predict(
     return np.where(p <= alpha, most, ABSTAIN)
 
 
-def check_settings(function: str, sigma: float, alpha: float, *, n: int, n0: int = 1) -> None:
+def check_settings(function: str, sigma: float, alpha: float, *, n: int, n0: int = 1, two_sided: bool = False) -> None:
     """Refuses settings with which nothing could be certified, or predicted, however robust the network is.
 
     Args:
-        function: Who asks, for the message: the two-sided test of "predict" needs other numbers than "certify".
+        function: Who asks, for the message.
         sigma: Standard deviation of the noise.
         alpha: Probability of error.
         n: Draws that estimate.
         n0: Draws that select.
+        two_sided: The test is two-sided, which takes other numbers.
 
     Raises:
         ValueError: Which of them must be what.
@@ -336,7 +343,7 @@ def check_settings(function: str, sigma: float, alpha: float, *, n: int, n0: int
         if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
             raise ValueError(message(function, f"{name} must be a whole number >= 1", repr(draws), "Leave it out"))
     # All draws alike prove more than 1/2 where alpha^(1/n) > 1/2; the two-sided test needs one draw more.
-    least = math.floor(-math.log2(alpha)) + 1 if function != "predict" else math.ceil(1 - math.log2(alpha))
+    least = math.floor(-math.log2(alpha)) + 1 if not two_sided else math.ceil(1 - math.log2(alpha))
     if n < least:
         got = f"n = {n} at alpha = {alpha:g}, where even equal answers prove nothing"
         raise ValueError(message(function, "there must be enough draws", got, f"Draw at least {least}"))

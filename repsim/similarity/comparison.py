@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from repsim._common.messages import message
-from repsim._common.provenance import CautionWarning, versions
+from repsim._common.provenance import CautionWarning, Note, versions
 from repsim.features.activations import Activations, provenance_of
 from repsim.features.live_activations import LiveActivations
 from repsim.metrics import Metric, PairwiseResult, TaskMetric, get_metric, metric_name, own_facts
@@ -104,7 +104,7 @@ def labelled(
     values, clipped = within_bounds(found.values.cpu().numpy(), metric.bounds)
     cautions = list(found.cautions)
     if clipped:
-        cautions.append(f"{clipped} values were clipped to the bounds; they were outside by rounding only")
+        cautions.append(clipped_note(clipped))
     if found.reasons:
         (i, j), why = next(iter(found.reasons.items()))
         cautions.append(f"{len(found.reasons)} of {values.size} cells are NaN; {a.layers[i]} × {b.layers[j]}: {why}")
@@ -151,9 +151,16 @@ def _mean(parts: Mapping[str, SimilarityMatrix]) -> SimilarityMatrix:
     )
 
 
+def clipped_note(count: int) -> Note:
+    """What is said of values that `within_bounds` moved."""
+    return Note(f"{count} values were clipped to the bounds; they were outside by rounding only")
+
+
 def announce(matrix: SimilarityMatrix, function: str, *, stacklevel: int = 3) -> None:
     """Warns of every caution, at the line that called the caller."""
+    # Rows to fit on are a setting too, and as long as the data.
+    metric = matrix.metric if len(matrix.metric) <= 80 else matrix.metric.partition("(")[0]
     for caution in matrix.cautions:
-        if not caution.endswith("by rounding only"):
-            text = f"{function} {matrix.row_model} × {matrix.col_model}, {matrix.metric}: {caution}."
+        if not isinstance(caution, Note):
+            text = f"{function} {matrix.row_model} × {matrix.col_model}, {metric}: {caution}."
             warnings.warn(text, CautionWarning, stacklevel=stacklevel)

@@ -19,7 +19,7 @@ from repsim.features.activations import Activations, check_same_samples, common_
 from repsim.metrics import Metric, get_metric, metric_name, own_facts
 from repsim.metrics.base import PairwiseResult, TaskMetric, within_bounds
 from repsim.networks.correspondence import matched_layers, same_architecture
-from repsim.similarity.comparison import announce, provenance_of
+from repsim.similarity.comparison import announce, clipped_note, provenance_of
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.similarity.own_heads import outputs_differ
 
@@ -95,7 +95,7 @@ def compare_many(
     values, clipped = within_bounds(table.values, chosen.bounds)
     cautions = table.cautions(len(pairs))
     if clipped:
-        cautions.append(f"{clipped} values were clipped to the bounds; they were outside by rounding only")
+        cautions.append(clipped_note(clipped))
     if table.reasons:
         cautions.append(f"{len(table.reasons)} of {values.size} cells are NaN; {next(iter(table.reasons.values()))}")
     names = tuple(networks)

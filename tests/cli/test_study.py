@@ -25,7 +25,8 @@ def test_td_orders_augmentations_as_accuracy_does_and_cka_does_not(tmp_path: Pat
     assert table.loc["flip", "cka"] > table.loc["none", "cka"] - table.loc["none", "cka_se"]
     differences = pd.read_csv(tmp_path / "strategies-differences.csv").set_index(["strategy", "measure"])
     td = differences.loc[("flip", "td")]
-    assert td["verdict"] == "beyond its uncertainty"
+    assert td["p"] < 0.01
+    assert differences.loc[("flip", "accuracy"), "verdict"] == "beyond its uncertainty"
     assert 0 < td["by_accuracy"] < td["difference"]
     correlations = pd.read_csv(tmp_path / "strategies-correlations.csv").set_index("with")
     assert correlations.loc["td", "spearman"] <= -0.7

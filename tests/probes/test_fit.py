@@ -421,8 +421,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one class": ({"tasks": {"parity": Y * 0}}, f"labels must hold at least two classes; got 1. {ONE_CLASS}"),
     "a negative class": (
-        {"tasks": {"fine": Y, "parity": Y - 1}},
-        "labels of 'parity' must be >= 0; got -1. Number the classes from 0.",
+        {"tasks": {"fine": Y, "parity": Y - 2}},
+        "labels of 'parity' must be >= 0; got -2. Number the classes from 0.",
     ),
     "a class that is missing": (
         {"tasks": {"fine": Y, "parity": Y * 2}},

@@ -503,7 +503,7 @@ def test_where_numbers_come_from_is_recorded_and_is_json() -> None:
     assert facts["cols"]["sha256"] == sha256_of(root / "digits_pgd.safetensors")
     assert facts["cols"]["record"]["recipe"] == "pgd"
     for part in (facts["rows"], facts["cols"]):
-        assert (part["samples"], part["n"], part["reduction"], part["data"]) == (data.digest, 40, "mean", "digits/test")
+        assert (part["samples"], part["n"], part["reduction"], part["data"]) == (data.digest, 40, "auto", "digits/test")
     assert facts["device"] == "cpu"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", facts["time"])
     assert facts["seconds"] >= 0
@@ -525,8 +525,10 @@ def test_a_device_can_be_named() -> None:
 
 def test_every_caution_is_one_warning_at_the_callers_line() -> None:
     constant = torch.ones(40, 4, dtype=torch.float64)
-    a = Activations({"wide": side(widths=(60,))["layer0"], "still": constant}, name="a")
-    b = dataclasses.replace(side(widths=(50,), seed=1), name="b")
+    generator = torch.Generator().manual_seed(0)
+    wide = [torch.randn(40, width, generator=generator, dtype=torch.float64) for width in (60, 50)]
+    a = Activations({"wide": wide[0], "still": constant}, name="a")
+    b = Activations({"layer0": wide[1]}, name="b")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = compare(a, b, "cka_biased")
@@ -570,7 +572,7 @@ def test_rounding_is_clipped_where_only_one_bound_is_finite() -> None:
 
 def test_clipping_stands_among_the_cautions_and_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.tensor([[1 + 1e-8, 0.5], [0.5, 1 + 1e-8]], dtype=torch.float64)
-    monkeypatch.setattr(CKA, "pairwise", lambda self, rows, cols: PairwiseResult(values))
+    monkeypatch.setattr(CKA, "compared", lambda self, rows, cols: PairwiseResult(values))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = compare(side(), side(seed=1), "cka")
@@ -580,7 +582,7 @@ def test_clipping_stands_among_the_cautions_and_is_no_warning(monkeypatch: pytes
 
 def test_a_result_far_outside_its_bounds_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.tensor([[1.25, 0.5], [0.5, 1.0]], dtype=torch.float64)
-    monkeypatch.setattr(CKA, "pairwise", lambda self, rows, cols: PairwiseResult(values))
+    monkeypatch.setattr(CKA, "compared", lambda self, rows, cols: PairwiseResult(values))
     text = "compare: values must lie in [-1, 1]; got 2.50e-01 outside. Report this."
     with pytest.raises(RuntimeError, match=exactly(text)):
         compare(side(), side(seed=1), "cka")

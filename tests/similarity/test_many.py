@@ -209,9 +209,9 @@ class Counting(CKA):
         object.__setattr__(self, "prepared", [*getattr(self, "prepared", []), len(layers)])
         return super().prepare(layers, labels)
 
-    def pairwise(self, rows: Any, cols: Any) -> Any:
+    def compared(self, rows: Any, cols: Any) -> Any:
         object.__setattr__(self, "crossed", getattr(self, "crossed", 0) + len(rows) * len(cols))
-        return super().pairwise(rows, cols)
+        return super().compared(rows, cols)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,8 @@ def test_networks_of_unlike_depth_are_compared_at_the_ends_of_their_stages() -> 
 
 
 def test_one_caution_speaks_for_all_pairs_that_it_holds_for() -> None:
-    sides = {f"n{k}": Activations.from_arrays(features(k, ["x"], width=40 + k)) for k in range(3)}
+    wide = [np.random.default_rng(k).standard_normal((N, 40 + k)) for k in range(3)]
+    sides = {f"n{k}": Activations.from_arrays({"x": x}) for k, x in enumerate(wide)}
     with pytest.warns(CautionWarning) as seen:
         found = compare_many(sides, "cka_biased")
     assert len(seen) == 1

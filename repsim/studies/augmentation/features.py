@@ -19,6 +19,7 @@ from repsim.networks.layers import Layers, study_layers
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
 from repsim.studies.augmentation.pair_statistics import StrategyFeatures
+from repsim.studies.common.group_checks import check_architectures, check_weights
 
 #: {group: classes}, classes, or the images of another data set to fit on and to ask about.
 Task = Mapping[str, Sequence[int]] | Sequence[int] | tuple[ImageSet, ImageSet]
@@ -57,14 +58,17 @@ def asked_sets(
     images = joined_sets(train, test, labels=labels, tasks=tasks, fit_limit=fit_limit, without=without)
     joined, fitted, known = images.joined, images.fitted, images.tasks
     chosen = study_layers(next(iter(networks.values()))[0]) if layers is None else layers
-    _check_architectures(networks)
+    one, advice = "all networks must have one architecture", "Judge networks of one architecture at a time"
+    check_architectures(networks, "judge", must=one, advice=advice)
+    digests = {s: [weights_digest(network.net.state_dict()) for network in group] for s, group in networks.items()}
+    for strategy, group in networks.items():
+        where = [f"{network.name!r} of {strategy!r}" for network in group]
+        check_weights(list(zip(where, digests[strategy], strict=True)), "judge")
     sides: dict[str, dict[str, list[Activations]]] = {name: {s: [] for s in networks} for name in joined}
     total = sum(len(group) for group in networks.values()) * len(joined)
-    seen: dict[str, dict[str, str]] = {strategy: {} for strategy in networks}
     with progress_bar(total, "run networks", "network", show=progress) as bar:
         for strategy, group in networks.items():
-            for network in group:
-                digest = _new_weights(network, strategy, seen[strategy])
+            for network, digest in zip(group, digests[strategy], strict=True):
                 for name in joined:
                     side = _run(network, f"{strategy}/{network.name}", joined[name], name, chosen, reduction)
                     side = replace(side, provenance={**side.provenance, "weights_sha256": digest})
@@ -183,33 +187,7 @@ def _check_rows(tasks: Mapping[str, Int[Tensor, " n"]], fitted: int) -> None:
             raise ValueError(message("judge", f"task {name!r} must have images of every class to fit on", got, advice))
 
 
-def _check_architectures(networks: Mapping[str, Sequence[Network]]) -> None:
-    """All networks are of the first one's architecture, as far as they say what they are."""
-    wanted = None
-    for strategy, group in networks.items():
-        for network in group:
-            own = network.provenance.get("architecture")
-            wanted = wanted or own
-            if own != wanted:
-                where = network.provenance.get("checkpoint") or network.name
-                got, advice = f"{own!r} of {where} in {strategy!r}", "Judge networks of one architecture at a time"
-                raise ValueError(message("judge", f"all networks must be a {wanted!r}", got, advice))
-
-
 def _check_layers(side: Activations, first: Activations) -> None:
     if side.layers != first.layers:
         got = f"{len(side.layers)} layers in {side.name} and {len(first.layers)} in {first.name}, or other names"
         raise ValueError(message("judge", "all networks must have the same layers", got, "Judge one architecture"))
-
-
-def _new_weights(network: Network, strategy: str, seen: dict[str, str]) -> str:
-    """The digest of a network's weights, which no other network of its strategy may have."""
-    digest = weights_digest(network.net.state_dict())
-    if digest in seen:
-        got, advice = (
-            f"the same weights in {seen[digest]} and {network.name}",
-            "A copy is no second seed; train another",
-        )
-        raise ValueError(message("judge", f"networks of {strategy!r} must differ", got, advice))
-    seen[digest] = network.name
-    return digest

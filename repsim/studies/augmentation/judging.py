@@ -29,6 +29,7 @@ from repsim.studies.augmentation.features import Task, asked_sets
 from repsim.studies.augmentation.pair_statistics import Numbers, PairStatistics, StrategyFeatures, count, own_heads
 from repsim.studies.augmentation.report import reading
 from repsim.studies.common.finding import Finding
+from repsim.studies.common.group_checks import check_sizes
 from repsim.studies.common.network_means import NetworkMean
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ def judged(
         "differences": differ,
         "correlations": alike,
     }
-    facts = {**protocol, "layer": layer, "reference": reference, "tasks": every}
+    family = f"{tables.score_of(strategies)} and td_ratio of every strategy less {reference}, at {layer}"
+    facts = {**protocol, "layer": layer, "reference": reference, "tasks": every, "corrected_by_holm_over": family}
     size = next(iter(strategies.values()))["td"].networks
     said = reading(strategies, differ, alike, missing)
     parts = [
@@ -294,13 +296,7 @@ def _checked(networks: Mapping[str, Sequence[Network]], train: ImageSet, test: I
     counts = {name: len(group) for name, group in networks.items()}
     if not counts:
         raise ValueError(message("judge", "there must be strategies", "none", "Pass {name: networks}"))
-    listed = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
-    if min(counts.values()) < 2:
-        advice = "One network has no pair to differ in; train more seeds"
-        raise ValueError(message("judge", "every strategy must have two networks", listed, advice))
-    if len(set(counts.values())) > 1:
-        advice = "Train the missing ones, or leave networks out of the others"
-        raise ValueError(message("judge", "every strategy must have equally many networks", listed, advice))
+    check_sizes("judge", counts, advice="Train the missing ones, or leave networks out of the others")
     return chosen
 
 

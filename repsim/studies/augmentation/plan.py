@@ -124,16 +124,13 @@ class Plan:
 
     def images(self, *, download: bool = False) -> tuple[ImageSet, ImageSet]:
         """The images to train on and to test on, with held-out classes still in them."""
-        train, test = (
-            load_data(
-                self.data,
-                split=split,
-                limit=self.limit if split == "train" else None,
-                root=self.root,
-                size=self.size,
-                download=download,
-            )
-            for split in ("train", "test")
+        train, test = load_data(
+            self.data,
+            split=("train", "test"),
+            limit=(self.limit, None),
+            root=self.root,
+            size=self.size,
+            download=download,
         )
         unknown = sorted(set(self.held_out) - set(train.labels.tolist()))
         if unknown or len(train.labels.unique()) - len(self.held_out) < 2:

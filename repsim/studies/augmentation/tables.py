@@ -8,7 +8,7 @@ import numpy as np
 
 from repsim.studies.augmentation.pair_statistics import Numbers, PairStatistics
 from repsim.studies.augmentation.ranks import LEAST_GROUPS, rank_correlation
-from repsim.studies.common.jackknife import Estimate
+from repsim.studies.common.claims import claims
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -73,34 +73,33 @@ def differences(judged: Mapping[str, Numbers], reference: str) -> "DataFrame":
 
     `by_accuracy` stands beside a difference of TD: r₀ (I − I₀), what the other accuracy alone would change at the
     reference's TD ratio r₀, with I the TD of independent errors. The rest of the difference is I (r − r₀).
+    `p_holm` and `verdict` are of accuracy and the TD ratio alone, corrected over these of all strategies.
     """
     import pandas as pd
 
     base = judged[reference]
+    asked = {
+        (name, measure): own[measure].less(base[measure])
+        for name, own in judged.items()
+        for measure in (score_of(judged), *COMPARED)
+        if name != reference and measure in own
+    }
+    # Raw TD and CKA follow accuracy: nothing is claimed of them.
+    read = [pair for pair in asked if pair[1] in (score_of(judged), "td_ratio")]
+    claimed = dict(zip(read, claims([asked[pair] for pair in read]), strict=True))
     rows = []
-    for name, own in judged.items():
-        if name == reference:
-            continue
-        for measure in (score_of(judged), *COMPARED):
-            if measure not in own:
-                continue
-            found = own[measure].less(base[measure])
-            low, high = found.interval()
-            row = {"strategy": name, "against": reference, "measure": measure, "difference": found.value}
-            row |= {"standard_error": found.error, "ci_low": low, "ci_high": high, "verdict": verdict(found)}
-            if measure == "td":
-                ratio = base["td_ratio"].estimate.value
-                row["by_accuracy"] = ratio * own["independent"].less(base["independent"]).value
-            rows.append(row)
+    for (name, measure), found in asked.items():
+        low, high = found.interval()
+        row = {"strategy": name, "against": reference, "measure": measure, "difference": found.value}
+        row |= {"standard_error": found.error, "ci_low": low, "ci_high": high, "p": found.p}
+        if (name, measure) in claimed:
+            claim = claimed[name, measure]
+            row |= {"p_holm": claim.adjusted, "verdict": claim.standing}
+        if measure == "td":
+            ratio = base["td_ratio"].estimate.value
+            row["by_accuracy"] = ratio * judged[name]["independent"].less(base["independent"]).value
+        rows.append(row)
     return pd.DataFrame(rows)
-
-
-def verdict(found: Estimate) -> str:
-    """Whether a difference is beyond what other networks would give."""
-    inside = found.is_zero()
-    if math.isnan(found.value):
-        return "no number"
-    return "no interval" if inside is None else "inside its uncertainty" if inside else "beyond its uncertainty"
 
 
 def correlations(judged: Mapping[str, Numbers], *, seed: int) -> "DataFrame":

@@ -2,32 +2,96 @@
 
 import math
 from collections.abc import Sequence
-
-from repsim.studies.common.jackknife import Estimate
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 #: How often, at most, one of the differences that are claimed together may be none.
 ALPHA = 0.05
-
-#: What counts as none; all measures here are of order one, and so are their means.
-_ROUNDING = 1e-12
 
 #: What readings and protocols say where a group is too small.
 NO_BASELINE = "has one network, so there is no seed-to-seed baseline and no interval"
 
 
-def p_value(found: Estimate) -> float:
-    """Student's two-sided p-value of zero; NaN where there is no standard error.
+class Uncertain(Protocol):
+    """A number of which is known how far others of its kind would be from it."""
 
-    Networks that agree exactly, as shares of few pairs of layers or few images may by chance, have an error of 0 that
-    says nothing of other networks: a difference of theirs has no p-value either.
+    @property
+    def value(self) -> float:
+        """The number."""
+        ...
+
+    @property
+    def p(self) -> float:
+        """Its two-sided p-value of zero; NaN where nothing tells."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether all that it was made from agrees, so that it has no interval."""
+        ...
+
+    def interval(self) -> tuple[float, float]:
+        """The ends of its 95 % interval; NaN without one."""
+        ...
+
+
+Asked = TypeVar("Asked", bound=Uncertain)
+
+
+@dataclass(frozen=True)
+class Claim(Generic[Asked]):
+    """A difference that was asked about, with its p-value corrected for all that was asked with it.
+
+    Attributes:
+        found: The difference.
+        adjusted: Its p-value after Holm's correction; NaN where it has none.
     """
-    from scipy.stats import t
 
-    if math.isnan(found.error) or math.isnan(found.value):
-        return math.nan
-    if found.exact:
-        return 1.0 if abs(found.value) <= _ROUNDING else math.nan
-    return 2 * float(t.sf(abs(found.value) / found.error, found.degrees_of_freedom))
+    found: Asked
+    adjusted: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether a difference may be claimed."""
+        return self.adjusted < ALPHA
+
+    @property
+    def standing(self) -> str:
+        """What may be said of it, without its direction."""
+        if math.isnan(self.found.value):
+            return "no number"
+        if self.found.exact:
+            alike = self.found.p == 1
+            return "no difference in any network" if alike else "no claim: the networks of a group agree exactly"
+        if math.isnan(self.adjusted):
+            return "no claim without an interval"
+        if self.holds:
+            return "beyond its uncertainty"
+        if self.found.p < ALPHA:
+            return f"not enough after the correction for all that is asked (p = {self.adjusted:.2g})"
+        return "inside its uncertainty"
+
+    def verdict(self, up: str, down: str, *, why: str = "") -> str:
+        """The difference in words: `up` or `down` only where the uncertainty allows it.
+
+        Args:
+            up: What a difference above 0 means.
+            down: What one below 0 means.
+            why: The reason of a missing number.
+        """
+        if math.isnan(self.found.value):
+            return f"no number{f' ({why})' if why else ''}"
+        if self.found.exact:
+            return self.standing if self.found.p == 1 else f"{self.found.value:+.3f}, {self.standing}"
+        if not self.holds:
+            return f"{shown(self.found, sign=True)}, {self.standing}"
+        return f"{shown(self.found, sign=True)}, {up if self.found.value > 0 else down} (p = {self.adjusted:.2g})"
+
+
+def claims(found: Sequence[Asked]) -> list[Claim[Asked]]:
+    """What is asked at once, each with its p-value corrected for all of them."""
+    adjusted = holm([each.p for each in found])
+    return [Claim(each, p) for each, p in zip(found, adjusted, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -61,7 +125,7 @@ def columns(found: Estimate, name: str = "value") -> dict[str, float]:
     return {name: found.value, f"{end}error": found.error, f"{end}low": low, f"{end}high": high}
 
 
-def shown(found: Estimate, *, sign: bool = False) -> str:
+def shown(found: Uncertain, *, sign: bool = False) -> str:
     """An estimate in words: "0.512 [0.487, 0.537]"."""
     form = "+.3f" if sign else ".3f"
     if math.isnan(found.value):
@@ -92,18 +156,3 @@ def runs(names: Sequence[str], chosen: Sequence[bool]) -> str:
             parts.append([name])
         before = now
     return ", ".join(part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
-
-
-def verdict(found: Estimate, p: float, adjusted: float, up: str, down: str) -> str:
-    """A difference with what may be said of it: `up` or `down` only where the uncertainty allows it."""
-    if found.exact:
-        if abs(found.value) <= _ROUNDING:
-            return "no difference in any network"
-        return f"{found.value:+.3f}, of which nothing is claimed: the networks of a group agree exactly"
-    if math.isnan(p):
-        return f"{shown(found, sign=True)}: no claim without an interval"
-    if p >= ALPHA:
-        return f"{shown(found, sign=True)}, inside its uncertainty"
-    if adjusted >= ALPHA:
-        return f"{shown(found, sign=True)}, not enough after the correction for all that is asked (p = {adjusted:.2g})"
-    return f"{shown(found, sign=True)}, {up if found.value > 0 else down} (p = {adjusted:.2g})"

@@ -16,9 +16,7 @@ from repsim.networks.correspondence import matched_layers, same_architecture
 from repsim.networks.layers import Layers, study_layers
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
-
-#: Group -> its networks, which differ in seed alone.
-Networks = Mapping[str, Sequence[Network]]
+from repsim.studies.common.group_checks import Networks, check_filled, check_weights
 
 #: What every protocol says of the pairs that are taken between groups.
 SEEDS = (
@@ -43,25 +41,13 @@ class GroupFeatures:
     function: str
 
     def __post_init__(self) -> None:
-        if not self.groups:
-            raise ValueError(message(self.function, "there must be a group of networks", "none", "Pass {name: [...]}"))
-        for group, sides in self.groups.items():
-            if not sides:
-                got = f"none in {group!r}"
-                raise ValueError(message(self.function, "every group must hold a network", got, "Leave the group out"))
+        check_filled(self.groups, self.function)
         if len(self.names) != sum(map(len, self.groups.values())):
             twice = next(name for name in self.names if sum(name in sides for sides in self.groups.values()) > 1)
             must, advice = "a network belongs to one group", "Leave it out of the other group, or rename one of the two"
             raise ValueError(message(self.function, must, f"{twice!r} in two", advice))
-        known: dict[str, str] = {}
-        for name, side in self.sides.items():
-            digest = side.provenance.get("weights_sha256")
-            if digest in known:
-                got = f"the same of {known[digest]!r} and {name!r}"
-                advice = "A copy is no second seed; leave it out"
-                raise ValueError(message(self.function, "every network must have weights of its own", got, advice))
-            if digest is not None:
-                known[digest] = name
+        digests = [(repr(name), side.provenance.get("weights_sha256")) for name, side in self.sides.items()]
+        check_weights(digests, self.function)
 
     @classmethod
     def of(cls, groups: Networks, data: ImageSet, *, layers: Layers, reduction: str, function: str) -> "GroupFeatures":
@@ -169,47 +155,6 @@ def _begun(provenance: Mapping[str, Any], seed: int | None) -> tuple[str, Any] |
         return "weights", record["start"]["weights_sha256"]
     kind = record.get("architecture", provenance.get("architecture"))
     return None if seed is None else (f"random weights of {kind}", seed)
-
-
-#: Group -> its networks, which differ in seed alone.
-Networks = Mapping[str, Sequence[Network]]
-
-
-def check_groups(groups: Networks, function: str) -> None:
-    """Every group holds networks of one architecture, and every network has a name and weights of its own.
-
-    Args:
-        groups: Group -> networks.
-        function: Who asks, for messages.
-
-    Raises:
-        ValueError: No group, an empty one, two architectures in a group, a network that is there twice, a name that two
-            networks share.
-    """
-    if not groups:
-        raise ValueError(message(function, "there must be a group of networks", "none", "Pass {name: [networks]}"))
-    known: dict[str, str] = {}
-    names: set[str] = set()
-    for group, networks in groups.items():
-        if not networks:
-            got = f"none in {group!r}"
-            raise ValueError(message(function, "every group must hold a network", got, "Leave the group out"))
-        kinds = {str(network.provenance.get("architecture")): network.name for network in networks}
-        if len(kinds) > 1:
-            got = " and ".join(f"{kind} ({name})" for kind, name in list(kinds.items())[:2])
-            must = f"networks of {group!r} must have one architecture"
-            raise ValueError(message(function, must, got, "Make a group of each"))
-        for network in networks:
-            digest = weights_digest(network.net.state_dict())
-            where = f"{network.name!r} of {group!r}"
-            if digest in known:
-                must, advice = "every network must have weights of its own", "A copy is no second seed; leave it out"
-                raise ValueError(message(function, must, f"the same in {known[digest]} and {where}", advice))
-            if network.name in names:
-                must, advice = "every network must have a name of its own", "Set network.name"
-                raise ValueError(message(function, must, f"{network.name!r} twice", advice))
-            known[digest] = where
-            names.add(network.name)
 
 
 def features(

@@ -9,7 +9,8 @@ from repsim.data.image_set import ImageSet
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
 from repsim.studies.common.finding import Finding
-from repsim.studies.common.groups import GroupFeatures, Networks
+from repsim.studies.common.group_checks import Networks
+from repsim.studies.common.groups import GroupFeatures
 
 
 @dataclass(frozen=True)

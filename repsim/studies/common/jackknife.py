@@ -20,7 +20,7 @@ class Estimate:
     Attributes:
         value: From all networks.
         error: Standard error, from leaving out one network at a time; NaN where the groups are too small to tell.
-        degrees_of_freedom: Degrees of degrees_of_freedom: networks of the smallest group less one.
+        degrees_of_freedom: Networks of the smallest group less one.
     """
 
     value: float
@@ -40,10 +40,20 @@ class Estimate:
         half = float(t.ppf((1 + level) / 2, self.degrees_of_freedom)) * self.error if known else math.nan
         return self.value - half, self.value + half
 
-    def is_zero(self, level: float = 0.95) -> bool | None:
-        """Whether zero lies inside the interval; None where there is no interval."""
-        low, high = self.interval(level)
-        return None if math.isnan(low) else low <= 0 <= high
+    @property
+    def p(self) -> float:
+        """Student's two-sided p-value of zero; NaN where there is no standard error.
+
+        Networks that agree exactly have an error of 0 that says nothing of other networks: a difference of theirs has
+        no p-value either.
+        """
+        from scipy.stats import t
+
+        if math.isnan(self.error) or math.isnan(self.value):
+            return math.nan
+        if self.exact:
+            return 1.0 if abs(self.value) <= _ROUNDING else math.nan
+        return 2 * float(t.sf(abs(self.value) / self.error, self.degrees_of_freedom))
 
 
 def jackknife(statistic: Callable[[NetworkNumbers], float], groups: Sequence[Sequence[int]]) -> Estimate:

@@ -15,7 +15,7 @@ from repsim._common.provenance import CautionWarning
 from repsim.metrics import Metric, get_metric, metric_name
 from repsim.similarity.many import compare_many
 from repsim.similarity.matrix import SimilarityMatrix
-from repsim.studies.common.claims import ALPHA, holm, p_value
+from repsim.studies.common.claims import ALPHA, holm
 from repsim.studies.common.groups import GroupFeatures
 from repsim.studies.common.jackknife import Estimate, NetworkNumbers, jackknife, within
 
@@ -228,7 +228,7 @@ class LayerComparisons:
 def contrast(name: str, pairs: PairTable, a: str, b: str) -> Contrast:
     """Two groups' mean against both of their baselines; the p-value is not corrected yet."""
     beyond = pairs.beyond(a, b, a), pairs.beyond(a, b, b)
-    both = [p_value(found) for found in beyond]
+    both = [found.p for found in beyond]
     p = 1.0 if beyond[0].value * beyond[1].value < 0 else max(both)
     known = not any(map(math.isnan, both))
     return Contrast(name, pairs.between(a, b), (pairs.within(a), pairs.within(b)), beyond, p if known else math.nan)

@@ -23,7 +23,8 @@ from repsim.robustness.threat import lengths
 from repsim.similarity.comparison import provenance_of
 from repsim.studies.common.finding import Finding
 from repsim.studies.common.fixed_heads import FixedHeads, fit_heads
-from repsim.studies.common.groups import Networks, check_groups, features
+from repsim.studies.common.group_checks import Networks, check_groups
+from repsim.studies.common.groups import features
 from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.layer_pair import compared
 from repsim.studies.robustness.attack_report import AttackCurves, differences, reading, summary

@@ -1,5 +1,6 @@
 """What the numbers of `clean_and_attacked` say: means of groups, effects of depth and of the group, sentences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from repsim.robustness import ThreatModel
+from repsim.studies.common.claims import Claim, claims
 from repsim.studies.common.jackknife import Estimate
 from repsim.studies.common.network_means import NetworkMean
 
@@ -76,17 +78,21 @@ def summary(curves: Sequence[AttackCurves]) -> "pd.DataFrame":
 
 
 def differences(curves: Sequence[AttackCurves]) -> "pd.DataFrame":
-    """Effects with their 95 % intervals: of the attack beyond the noise, of depth on it, and of the group on both."""
+    """Effects with their 95 % intervals: of the attack beyond the noise, of depth on it, and of the group on both.
+
+    `p_holm` is corrected over all effects at one radius.
+    """
     import pandas as pd
 
+    by_radius = [_claimed(curves, e) for e in range(len(curves[0].eps))]
     rows = []
-    for c in curves:
+    for place, c in enumerate(curves):
         for e, eps in enumerate(c.eps):
-            for effect, groups, found in _effects(c, _others(c, curves), e):
+            for (effect, groups, found), claim in by_radius[e][place]:
                 low, high = found.interval()
                 row = {"measure": c.measure, "eps": eps, "effect": effect, "groups": " less ".join(groups)}
-                row["value"] = found.value
-                rows.append({**row, "error": found.error, "ci_low": low, "ci_high": high})
+                row |= {"value": found.value, "error": found.error, "ci_low": low, "ci_high": high}
+                rows.append({**row, "p": found.p, "p_holm": claim.adjusted})
     return pd.DataFrame(rows)
 
 
@@ -100,17 +106,19 @@ def reading(
         f"Accuracy at {where}: {_accuracy(group, accuracies, eps, steps)}"
         for group in dict.fromkeys(c.group for c in curves)
     ]
-    for c in curves:
-        effects = _effects(c, _others(c, curves), -1)
-        sentences.append(f"{c.measure} at {where}, {_course(c)}; {_verdicts(c, effects[:2])}.")
-        for k in range(2, len(effects), 2):
-            pair = " less ".join(effects[k][1])
-            sentences.append(f"{c.measure} at {where}, {pair}: {_verdicts(c, effects[k : k + 2])}.")
+    everything = _claimed(curves, -1)
+    for c, claimed in zip(curves, everything, strict=True):
+        sentences.append(f"{c.measure} at {where}, {_course(c)}; {_verdicts(c, claimed[:2])}.")
+        for k in range(2, len(claimed), 2):
+            (_, groups, _), _ = claimed[k]
+            sentences.append(f"{c.measure} at {where}, {' less '.join(groups)}: {_verdicts(c, claimed[k : k + 2])}.")
+    asked = [found for claimed in everything for (_, _, found), _ in claimed]
     sentences.append(
-        "Intervals are 95 %, Student's over networks left out one at a time, each for one comparison alone; they do "
-        "not cover the choice of images, which all networks share."
+        "Intervals are 95 %, Student's over networks left out one at a time, each for one comparison alone; what is "
+        f"claimed is corrected by Holm over {sum(not math.isnan(found.p) for found in asked)} effects. They do not "
+        "cover the choice of images, which all networks share."
     )
-    if any("without an interval" in sentence for sentence in sentences):
+    if any(math.isnan(found.p) for found in asked):
         sentences.append(
             "There is no interval for a group of one network or a difference from it, nor where networks agree "
             "exactly by chance, as shares of few images may."
@@ -139,6 +147,13 @@ def _effects(c: AttackCurves, others: Sequence[AttackCurves], radius: int) -> li
     return found
 
 
+def _claimed(curves: Sequence[AttackCurves], radius: int) -> list[list[tuple[Effect, Claim[Estimate]]]]:
+    """The effects of each measure and group at one radius, corrected over all of them."""
+    every = [_effects(c, _others(c, curves), radius) for c in curves]
+    corrected = iter(claims([found for effects in every for _, _, found in effects]))
+    return [[(effect, next(corrected)) for effect in effects] for effects in every]
+
+
 def _accuracy(group: str, rows: Sequence[Mapping[str, Any]], eps: float, steps: int) -> str:
     own = [row for row in rows if row["group"] == group]
     clean, attacked, control = (
@@ -160,22 +175,14 @@ def _course(c: AttackCurves) -> str:
     )
 
 
-def _verdicts(c: AttackCurves, effects: Sequence[Effect]) -> str:
-    return "; ".join(f"{effect} {_verdict(c, effect, groups, found)}" for effect, groups, found in effects)
+def _verdicts(c: AttackCurves, claimed: Sequence[tuple[Effect, Claim[Estimate]]]) -> str:
+    return "; ".join(f"{effect} {_verdict(c, effect, groups, claim)}" for (effect, groups, _), claim in claimed)
 
 
-def _verdict(c: AttackCurves, effect: str, groups: tuple[str, ...], found: Estimate) -> str:
-    if np.isnan(found.value):
-        return f"has no number{f' ({c.reason})' if c.reason else ''}"
-    low, high = found.interval()
-    if np.isnan(low):
-        return f"{found.value:+.3f}, without an interval"
-    number = f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]"
-    if low <= 0 <= high:
-        return f"{number}, inside its uncertainty"
-    up = found.value > 0
+def _verdict(c: AttackCurves, effect: str, groups: tuple[str, ...], claim: Claim[Estimate]) -> str:
     if len(groups) == 2:
-        return f"{number}, larger in {groups[0] if up else groups[1]}"
+        return claim.verdict(f"larger in {groups[0]}", f"larger in {groups[1]}", why=c.reason)
     if effect == _LAST:
-        return f"{number}, {'further' if up else 'less far'} from the clean features than noise leads"
-    return f"{number}, {'larger' if up else 'smaller'} at the last layer than at the first"
+        where = "from the clean features than noise leads"
+        return claim.verdict(f"further {where}", f"less far {where}", why=c.reason)
+    return claim.verdict("larger at the last layer than at the first", "smaller at the last layer", why=c.reason)

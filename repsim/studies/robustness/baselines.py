@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from repsim._common.messages import message
 from repsim.metrics import Metric, get_metric, metric_name
 from repsim.plots.study_panels import Line, LinePanel
-from repsim.studies.common.claims import ALPHA, NO_BASELINE, columns, holm, p_value, runs, span
+from repsim.studies.common.claims import ALPHA, NO_BASELINE, claims, columns, runs, span
 from repsim.studies.common.groups import SEEDS, GroupFeatures
 from repsim.studies.common.jackknife import Estimate
 from repsim.studies.common.layer_comparisons import Contrast, LayerComparisons, PairTable
@@ -116,12 +116,11 @@ def universality_sentences(found: LayerComparisons) -> list[str]:
     """Whether networks of one group are more alike among themselves than those of another."""
     said = []
     for a, b in found.grouped.pairs:
-        gaps = [found.pairs(layer).baselines_differ(a, b) for layer in found.layers]
-        adjusted = holm([p_value(gap) for gap in gaps])
-        if all(map(math.isnan, adjusted)):
+        gaps = claims([found.pairs(layer).baselines_differ(a, b) for layer in found.layers])
+        if all(math.isnan(gap.adjusted) for gap in gaps):
             continue
-        more = [p < ALPHA and found.sign * g.value > 0 for p, g in zip(adjusted, gaps, strict=True)]
-        less = [p < ALPHA and found.sign * g.value < 0 for p, g in zip(adjusted, gaps, strict=True)]
+        more = [gap.holds and found.sign * gap.found.value > 0 for gap in gaps]
+        less = [gap.holds and found.sign * gap.found.value < 0 for gap in gaps]
         both = [("more", more), ("less", less)]
         parts = [f"{word} alike than among {a} at {runs(found.layers, here)}" for word, here in both if any(here)]
         verdict = " and ".join(parts) if parts else f"at no layer told apart from those among {a}"

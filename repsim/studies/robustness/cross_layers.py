@@ -11,7 +11,8 @@ from repsim.similarity.comparison import compare
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.studies.common.claims import NO_BASELINE
 from repsim.studies.common.finding import Finding
-from repsim.studies.common.groups import SEEDS, GroupFeatures, Networks
+from repsim.studies.common.group_checks import Networks
+from repsim.studies.common.groups import SEEDS, GroupFeatures
 from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.jackknife import Estimate
 from repsim.studies.robustness.baselines import line

@@ -1,9 +1,10 @@
 """Gaps between heads with their uncertainty, and what the numbers of training dynamics say."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from repsim.metrics import Metric, metric_name
 from repsim.numerics.intervals import wilson
+from repsim.studies.common.claims import Claim, claims, shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,19 +25,25 @@ _RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class ImageEstimate:
-    """A number with its 95 % interval over the choice of images that given heads are asked about."""
+    """A number with its 95 % interval over the choice of images that given heads are asked about.
+
+    Attributes:
+        value: The number.
+        low: Lower end.
+        high: Upper end.
+        p: Two-sided p-value of zero; NaN where it is not asked.
+        exact: Never: images are many.
+    """
 
     value: float
     low: float
     high: float
+    p: float = math.nan
+    exact: Literal[False] = False
 
-    def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether zero lies inside the interval."""
-        return self.low <= 0 <= self.high
+    def interval(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,23 +78,24 @@ def reading(
 ) -> tuple[str, ...]:
     """Sentences on each group and on each pair of them; what lies inside its uncertainty is called that."""
     sentences = []
+    claimed = _claimed({group: epochs[max(epochs)] for group, epochs in answered.items()})
     for group, epochs in answered.items():
         own: Any = table[table.group == group]
         layers = list(own.sort_values("place").layer.unique())
         sentences.append(_networks(group, [score for score in scores if score["group"] == group][-1]))
         if metric.kind == "similarity":
             sentences.append(_settling(group, own, layers, metric_name(metric)))
-        sentences.append(_gaps(group, max(epochs), layers, epochs[max(epochs)]))
-    groups = list(answered)
-    for k, one in enumerate(groups):
-        for other in groups[k + 1 :]:
-            sentences += _against(one, other, *(answered[name][max(answered[name])] for name in (one, other)))
+        sentences.append(_gaps(group, max(epochs), layers, epochs[max(epochs)], claimed.get((group,))))
+    for pair, claim in claimed.items():
+        if len(pair) == 2:
+            said = claim.verdict(f"more in {pair[0]}", f"more in {pair[1]}")
+            sentences.append(f"Growth of that gap from the first layer to the last, {' less '.join(pair)}: {said}.")
     some = next(iter(next(iter(answered.values())).values()))[0]
     sentences.append(
         f"Train: {len(some.train):,} images that the networks were trained on, which also fit the heads. Test: "
         f"{len(some.test):,} others. There is one training per group: intervals are 95 %, each for one comparison "
-        "alone, and cover the choice of images that these heads are asked about, not of those they were fitted on, nor "
-        "of trainings."
+        f"alone, p-values of growths corrected by Holm over {len(claimed)}; both cover the choice of images that these "
+        "heads are asked about, not of those they were fitted on, nor of trainings."
     )
     return tuple(sentences)
 
@@ -121,31 +130,30 @@ def _settling(group: str, own: Any, layers: Sequence[str], metric: str) -> str:
     return f"{group}: {metric} to the end stays above {SETTLED:g} from epoch {named}: {order}."
 
 
-def _gaps(group: str, epoch: int, layers: Sequence[str], heads: Sequence[HeadAnswers]) -> str:
+def _gaps(
+    group: str, epoch: int, layers: Sequence[str], heads: Sequence[HeadAnswers], claim: Claim[ImageEstimate] | None
+) -> str:
     start = f"{group}, heads after epoch {epoch}, train less test accuracy: "
     without = next((head.reason for head in heads if head.reason), "")
     if without:
         return f"{start}no number for all layers, {without}."
     found = [gap(head) for head in heads]
+    said = [shown(each, sign=True) for each in found]
     largest = max(range(len(found)), key=lambda k: found[k].value)
-    text = f"{start}{found[0]} at {layers[0]}, {found[-1]} at {layers[-1]}, largest at {layers[largest]} "
-    text += f"({found[largest]}, picked after looking at all)"
-    change = growth(heads[0], heads[-1])
-    if change.is_zero:
-        verdict = "inside its uncertainty"
-    else:
-        verdict = f"larger at {layers[-1] if change.value > 0 else layers[0]}"
-    return f"{text}; growth from {layers[0]} to {layers[-1]} {change}: {verdict}."
+    text = f"{start}{said[0]} at {layers[0]}, {said[-1]} at {layers[-1]}, largest at {layers[largest]} "
+    text += f"({said[largest]}, picked after looking at all)"
+    if claim is None:
+        return f"{text}."
+    change = claim.verdict(f"larger at {layers[-1]}", f"larger at {layers[0]}")
+    return f"{text}; growth from {layers[0]} to {layers[-1]} {change}."
 
 
-def _against(one: str, other: str, first: Sequence[HeadAnswers], second: Sequence[HeadAnswers]) -> list[str]:
-    """Whether the gap grows more from the first layer to the last in one training than in another."""
-    ends = first[0], first[-1], second[0], second[-1]
-    if any(head.reason for head in ends):
-        return []
-    change = growth(*ends[:2], less=ends[2:])
-    verdict = "inside its uncertainty" if change.is_zero else f"more in {one if change.value > 0 else other}"
-    return [f"Growth of that gap from the first layer to the last, {one} less {other}: {change}: {verdict}."]
+def _claimed(last: Mapping[str, Sequence[HeadAnswers]]) -> dict[tuple[str, ...], Claim[ImageEstimate]]:
+    """Growths of the gap from the first layer to the last: of each training, and of one less another's."""
+    ends = {group: (heads[0], heads[-1]) for group, heads in last.items() if not any(head.reason for head in heads)}
+    asked: dict[tuple[str, ...], ImageEstimate] = {(group,): growth(*pair) for group, pair in ends.items()}
+    asked |= {(a, b): growth(*ends[a], less=ends[b]) for a, b in itertools.combinations(ends, 2)}
+    return dict(zip(asked, claims(list(asked.values())), strict=True))
 
 
 def gap(head: HeadAnswers) -> ImageEstimate:
@@ -170,8 +178,8 @@ def growth(
         seed: Of the resamples.
 
     Returns:
-        The difference with the central 95 % of its resamples: training and test images are drawn apart, and each image
-        brings its answers of all heads.
+        The difference with the central 95 % of its resamples and the p-value that belongs to them: training and test
+        images are drawn apart, and each image brings its answers of all heads.
 
     Source:
         Efron 1979, Ann. Statist. 7.
@@ -188,7 +196,8 @@ def growth(
         value += sign * float(per_image.mean())
         moved += sign * _resampled_means(per_image, rng)
     low, high = np.quantile(moved, (0.025, 0.975))
-    return ImageEstimate(value, float(low), float(high))
+    beyond = min(int((moved <= 0).sum()), int((moved >= 0).sum()))
+    return ImageEstimate(value, float(low), float(high), min(1.0, 2 * (1 + beyond) / (1 + _RESAMPLES)))
 
 
 def settled(to_final: Sequence[float], level: float) -> int | None:

@@ -12,9 +12,10 @@ from repsim.metrics import Metric
 from repsim.metrics.transferred.td import TD
 from repsim.networks.layers import Layers
 from repsim.plots.study_panels import study_figure
-from repsim.studies.common.claims import columns, holm, p_value, shown, verdict
+from repsim.studies.common.claims import claims, columns, shown
 from repsim.studies.common.finding import Finding
-from repsim.studies.common.groups import GroupFeatures, Networks
+from repsim.studies.common.group_checks import Networks
+from repsim.studies.common.groups import GroupFeatures
 from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.jackknife import Estimate, jackknife
 from repsim.studies.common.layer_comparisons import LayerComparisons, PairTable, symmetric
@@ -191,8 +192,7 @@ class OwnAndRefittedHeads:
             return []
         pairs = [(a, b) for a, b in self.own.grouped.pairs if {a, b} <= set(self.groups)]
         found = [*(self.gain(group) for group in self.groups), *(self.gains_differ(a, b) for a, b in pairs)]
-        raw = [p_value(each) for each in found]
-        adjusted = dict(zip([*self.groups, *pairs], zip(found, raw, holm(raw), strict=True), strict=True))
+        claimed = dict(zip([*self.groups, *pairs], claims(found), strict=True))
         less, more = "so answers become less alike", "so answers become more alike"
         said = []
         for group in self.groups:
@@ -201,11 +201,11 @@ class OwnAndRefittedHeads:
                 f"Two networks of {group} answer {shown(plain[0])} of the images differently with their own heads "
                 f"({shown(self.own.within(group))} of what independent errors would give) and {shown(plain[1])} with "
                 f"heads fitted again on {self.layer} ({shown(self.again.within(group))}). "
-                f"Fitting again changes that share by {verdict(*adjusted[group], up=less, down=more)}."
+                f"Fitting again changes that share by {claimed[group].verdict(less, more)}."
             )
         for a, b in pairs:
             up, down = f"larger in {b}", f"smaller in {b}"
-            said.append(f"That change in {b} less that in {a}: {verdict(*adjusted[a, b], up=up, down=down)}.")
+            said.append(f"That change in {b} less that in {a}: {claimed[a, b].verdict(up, down)}.")
         return said
 
 

@@ -15,7 +15,7 @@ from repsim.similarity.block_structure import Blocks, blocks
 from repsim.similarity.comparison import compare
 from repsim.similarity.effective_dimension import dimension
 from repsim.similarity.matrix import SimilarityMatrix
-from repsim.studies.common.claims import columns, holm, p_value, shown, verdict
+from repsim.studies.common.claims import Claim, claims, columns, shown
 from repsim.studies.common.groups import GroupFeatures
 from repsim.studies.common.jackknife import Estimate, NetworkNumbers, jackknife
 
@@ -37,15 +37,6 @@ WORDS = {
     "mean_beyond_lag": "mean similarity of layers far apart",
     "mean_first_component": "share of the leading components",
 }
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A difference of two group means, its p-value, and the same corrected for all that is asked with it."""
-
-    found: Estimate
-    p: float
-    adjusted: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +126,7 @@ def group_means(grouped: GroupFeatures, every: Mapping[str, SelfSimilarity]) -> 
 
 def group_gaps(
     grouped: GroupFeatures, every: Mapping[str, SelfSimilarity], pairs: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str, str], Gap]:
+) -> dict[tuple[str, str, str], Claim[Estimate]]:
     """(first, second, statistic) -> the second group's mean less the first's, corrected over all that is asked."""
     asked = [(a, b, name) for a, b in pairs for name in STATISTICS]
     found = []
@@ -144,9 +135,7 @@ def group_gaps(
             np.array([every[network].numbers[name] for network in grouped.groups[group]]) for group in (a, b)
         )
         found.append(_difference(first, second))
-    raw = [p_value(each) for each in found]
-    made = [Gap(*each) for each in zip(found, raw, holm(raw), strict=True)]
-    return dict(zip(asked, made, strict=True))
+    return dict(zip(asked, claims(found), strict=True))
 
 
 def means_table(grouped: GroupFeatures, found: Mapping[tuple[str, str], Estimate]) -> "DataFrame":
@@ -159,13 +148,13 @@ def means_table(grouped: GroupFeatures, found: Mapping[tuple[str, str], Estimate
     )
 
 
-def gaps_table(found: Mapping[tuple[str, str, str], Gap]) -> "DataFrame":
+def gaps_table(found: Mapping[tuple[str, str, str], Claim[Estimate]]) -> "DataFrame":
     """The differences as a table."""
     import pandas as pd
 
     return pd.DataFrame(
         {"first": a, "second": b, "statistic": name, **columns(gap.found, "difference")}
-        | {"p": gap.p, "p_holm": gap.adjusted}
+        | {"p": gap.found.p, "p_holm": gap.adjusted}
         for (a, b, name), gap in found.items()
     )
 
@@ -176,15 +165,15 @@ def mean_sentence(group: str, networks: int, found: Mapping[tuple[str, str], Est
     return f"{group} ({networks} network{'s' if networks > 1 else ''}, means): {words}."
 
 
-def gap_sentence(a: str, b: str, found: Mapping[tuple[str, str, str], Gap]) -> str:
+def gap_sentence(a: str, b: str, found: Mapping[tuple[str, str, str], Claim[Estimate]]) -> str:
     """How the second group differs from the first, as far as the networks tell."""
     gaps = {name: found[a, b, name] for name in STATISTICS}
-    if all(math.isnan(gap.found.error) for gap in gaps.values()):
+    if not any(gap.found.exact or gap.found.p >= 0 for gap in gaps.values()):
         words = ", ".join(f"{WORDS[name]} {shown(gap.found, sign=True)}" for name, gap in gaps.items())
         return f"{b} less {a}: {words}; each group needs two networks for an interval, so no difference is claimed."
     up, down = f"larger in {b}", f"smaller in {b}"
-    asked = sum(not math.isnan(gap.p) for gap in found.values())
-    words = "; ".join(f"{WORDS[n]} {verdict(g.found, g.p, g.adjusted, up, down)}" for n, g in gaps.items())
+    asked = sum(not math.isnan(gap.adjusted) for gap in found.values())
+    words = "; ".join(f"{WORDS[n]} {gap.verdict(up, down)}" for n, gap in gaps.items())
     return f"{b} less {a}: {words}. Corrected by Holm over {asked} differences."
 
 

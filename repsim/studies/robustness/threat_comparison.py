@@ -10,9 +10,10 @@ from repsim.metrics import Metric
 from repsim.networks.layers import Layers
 from repsim.plots.study_panels import Drawing, Panel, study_figure
 from repsim.similarity.matrix import SimilarityMatrix
-from repsim.studies.common.claims import ALPHA, columns, holm, p_value, shown
+from repsim.studies.common.claims import claims, columns, shown
 from repsim.studies.common.finding import Finding
-from repsim.studies.common.groups import GroupFeatures, Networks
+from repsim.studies.common.group_checks import Networks
+from repsim.studies.common.groups import GroupFeatures
 from repsim.studies.common.inputs import Extras, StudyInputs
 from repsim.studies.common.layer_comparisons import (
     Contrast,
@@ -163,9 +164,9 @@ def _nearest(
         said += f", then {', '.join(f'{_named(p)} {contrasts[p].between.value:.3f}' for p in order[1:])}"
         # All orders that chance might have shown are asked, not only the one that it did show.
         asked = list(itertools.combinations(order, 2))
-        adjusted = dict(zip(asked, holm([p_value(pairs.nearer(*two)) for two in asked]), strict=True))
-        told = [p for p in order[1:] if adjusted[nearest, p] < ALPHA]
-        if all(math.isnan(p) for p in adjusted.values()):
+        claimed = dict(zip(asked, claims([pairs.nearer(*two) for two in asked]), strict=True))
+        told = [p for p in order[1:] if claimed[nearest, p].holds]
+        if all(math.isnan(claim.adjusted) for claim in claimed.values()):
             said += "; without intervals the order is that of these networks alone"
         elif told:
             said += f"; nearer, beyond the uncertainty, than {', '.join(map(_named, told))}"

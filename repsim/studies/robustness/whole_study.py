@@ -16,7 +16,8 @@ from repsim.metrics.transferred.td import TD
 from repsim.networks.network import Network
 from repsim.robustness import ThreatModel
 from repsim.studies.common.finding import Finding
-from repsim.studies.common.groups import Networks, check_groups, features
+from repsim.studies.common.group_checks import Networks, check_groups
+from repsim.studies.common.groups import features
 from repsim.studies.common.inputs import Analysis, Extras, StudyInputs
 from repsim.studies.robustness.attack_effects import default_radii
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 from scipy.stats import kendalltau, spearmanr
+from scipy.stats import t as student
 
 import repsim
 from repsim import Activations, ImageSet, Network
@@ -24,7 +25,8 @@ from repsim.studies.augmentation.features import Task
 from repsim.studies.augmentation.judging import Judgement, judge, judged
 from repsim.studies.augmentation.pair_statistics import StrategyFeatures
 from repsim.studies.augmentation.ranks import correlations, rank_correlation
-from repsim.studies.augmentation.tables import accuracy_alone, verdict
+from repsim.studies.augmentation.tables import accuracy_alone
+from repsim.studies.common.claims import claims
 from repsim.studies.common.network_means import NetworkMean
 from tests.conftest import exactly
 from tests.oracles import augmentation as oracle
@@ -117,8 +119,16 @@ def test_differences_are_one_statistic_and_split_into_accuracy_and_the_rest() ->
             assert row["standard_error"] == pytest.approx(error, abs=1e-12)
             half = 2.7764451051977934 * error  # Student's with 4 degrees of freedom
             assert row["ci_high"] - row["difference"] == pytest.approx(half, abs=1e-9)
+            assert row["p"] == pytest.approx(2 * student.sf(abs(row["difference"]) / error, 4), abs=1e-9)
+            if number != "td_ratio":
+                assert math.isnan(row["p_holm"])
+                assert not isinstance(row["verdict"], str)
+                continue
+            assert row["p_holm"] >= row["p"]
             inside = row["ci_low"] <= 0 <= row["ci_high"]
-            assert row["verdict"] == ("inside its uncertainty" if inside else "beyond its uncertainty")
+            beyond = {True: "inside its uncertainty", False: "beyond its uncertainty"}[inside]
+            held = inside or row["p_holm"] < 0.05
+            assert row["verdict"].startswith(beyond if held else "not enough after the correction")
         rest = own["independent"] * (own["td_ratio"] - base["td_ratio"])
         td = rows.loc[name, "td"]
         assert td["by_accuracy"] + rest == pytest.approx(td["difference"], abs=1e-12)
@@ -179,7 +189,7 @@ def test_two_networks_have_a_value_and_no_error() -> None:
     estimate = NetworkMean(np.full((2, 2), 0.25)).estimate
     assert estimate.value == 0.25
     assert math.isnan(estimate.error)
-    assert verdict(estimate) == "no interval"
+    assert claims([estimate])[0].standing == "no claim without an interval"
 
 
 def test_equal_strategies_differ_inside_their_uncertainty() -> None:
@@ -197,7 +207,7 @@ def test_equal_strategies_differ_inside_their_uncertainty() -> None:
         alone = 1 - np.outer(a, a) - np.outer(1 - a, 1 - a) / (CLASSES - 1)
         for name, below in (("td", None), ("td_ratio", alone)):
             parts = [NetworkMean(td[g, g], None if below is None else below[g, g]) for g in (slice(5), slice(5, 10))]
-            inside[name] += verdict(parts[0].less(parts[1])) == "inside its uncertainty"
+            inside[name] += not claims([parts[0].less(parts[1])])[0].holds
     assert min(inside.values()) >= 180
 
 
@@ -255,9 +265,9 @@ def test_the_reading_of_a_harmful_strategy_whose_td_is_accuracy_alone() -> None:
     assert re.fullmatch(r"TD and TD ratio put \d of 6 pairs of strategies in another order\.", text[4])
     flip = next(sentence for sentence in text if sentence.startswith("flip against none"))
     pattern = (
-        r"flip against none: TD \+0\.\d{4} \[\+0\.\d{4}, \+0\.\d{4}\], beyond its uncertainty \(\+0\.\d{4} is what "
-        r"the other accuracy alone would change\); TD ratio [+-]0\.\d{4} \[-0\.\d{4}, \+0\.\d{4}\], "
-        r"inside its uncertainty\."
+        r"flip against none: accuracy -0\.\d{4} \[-0\.\d{4}, -0\.\d{4}\], beyond its uncertainty; TD ratio "
+        r"[+-]0\.\d{4} \[-0\.\d{4}, \+0\.\d{4}\], inside its uncertainty; TD \+0\.\d{4} \[\+0\.\d{4}, "
+        r"\+0\.\d{4}\], of which the other accuracy alone would change \+0\.\d{4}\."
     )
     assert re.fullmatch(pattern, flip)
     ranks = next(sentence for sentence in text if sentence.startswith("Rank correlation of accuracy over 4"))
@@ -275,8 +285,8 @@ def test_too_few_strategies_are_said_to_be() -> None:
     text = "\n".join(found.reading)
     assert "2 strategies are too few for a rank correlation; it takes 4." in text
     assert "With 2 networks of each strategy there is one pair, and no standard error." in text
-    assert "b against a: TD +" in text  # no strategy "none": the first one is the reference
-    assert "no interval" in text
+    assert "b against a: accuracy -" in text  # no strategy "none": the first one is the reference
+    assert "no claim without an interval" in text
     assert "Intervals" not in text
     assert "R²" not in text
     assert len(found.parts[0].tables["correlations"]) == 0
@@ -387,7 +397,13 @@ def test_everything_is_written(tmp_path: Path) -> None:
     assert files[6:] == ["layers.png", "layers.csv", "layers.json", "between.png", "between.csv", "between.json"]
     text = json.loads((tmp_path / "strategies.json").read_text(encoding="utf-8"))
     assert text["reading"] == list(found.reading)
-    assert text["protocol"] == {"a": 1, "layer": "block2", "reference": "none", "tasks": ["labels"]}
+    assert text["protocol"] == {
+        "a": 1,
+        "layer": "block2",
+        "reference": "none",
+        "tasks": ["labels"],
+        "corrected_by_holm_over": "accuracy and td_ratio of every strategy less none, at block2",
+    }
     back = pd.read_csv(tmp_path / "strategies.csv", keep_default_na=False)  # "none" is a name
     assert back["strategy"].tolist() == ["none", "flip"]
     assert str(found).startswith("2 strategies, 3 networks of each, at 'block2'\n  Most accurate first")
@@ -496,10 +512,13 @@ def test_groups_that_cannot_be_judged(halves: tuple[ImageSet, ImageSet]) -> None
     refused(unequal, halves, text + "Train the missing ones, or leave networks out of the others.")
     copied = untrained("none", "flip")
     copied["flip"][2] = repsim.load_model("digits_resnet8", seed=10, name="copy")
-    text = "judge: networks of 'flip' must differ; got the same weights in seed-0 and copy. "
-    refused(copied, halves, text + "A copy is no second seed; train another.")
+    text = (
+        "judge: every network must have weights of its own; got the same in 'seed-0' of 'flip' and 'copy' of 'flip'. "
+    )
+    refused(copied, halves, text + "A copy is no second seed; leave it out.")
     other = untrained("none") | untrained("flip", architecture="small_conv_mnist")
-    text = "judge: all networks must be a 'digits_resnet8'; got 'small_conv_mnist' of seed-0 in 'flip'. "
+    text = "judge: all networks must have one architecture; got digits_resnet8 ('seed-0' of 'none') and "
+    text += "small_conv_mnist ('seed-0' of 'flip'). "
     refused(other, halves, text + "Judge networks of one architecture at a time.")
 
 
@@ -510,7 +529,7 @@ def test_images_and_measures_that_do_not_go_together(halves: tuple[ImageSet, Ima
     small = train, test.take(range(3))
     refused(networks, small, "judge: there must be 4 test images; got 3. Pass more test images.")
     text = "judge: metric must be TD, fitted on the training images; got CKA(debiased=True, without_components=0, "
-    text += 'without_rows=0.0). Pass "td", or "td(...)" without fit_rows.'
+    text += 'without_rows=0.0, deconfounded=None). Pass "td", or "td(...)" without fit_rows.'
     refused(networks, halves, text, metric="cka")
     lacking = train.take([i for i, y in enumerate(train.labels.tolist()) if y != 3]), test
     text = "judge: task 'labels' must have images of every class to fit on; got none of class 3. "

@@ -167,7 +167,7 @@ def test_heads_that_did_not_converge_have_no_number() -> None:
     fixed, refitted = moved_features(clean, {(0.1, "attacked"): clean}, get_metric("td(max_iter=1)"))
     assert math.isnan(fixed["value"])
     assert fixed["reason"].startswith("the layer has a probe that did not converge: gradient norm ")
-    assert fixed["reason"].endswith(" 1e-05 needed")
+    assert fixed["reason"].endswith(" 1e-05 needed; raise max_iter or tol")
     assert math.isnan(refitted["value"])
 
 
@@ -296,8 +296,9 @@ def test_what_was_put_in_is_read_out() -> None:
         "Accuracy at linf:0.1: standard (2 networks) 0.550 clean, 0.550 under PGD-20, 0.550 under the noise.",
         "Accuracy at linf:0.1: robust (2 networks) 0.550 clean, 0.550 under PGD-20, 0.550 under the noise.",
         "cka at linf:0.1, standard: 0.950 at layer0 to 0.500 at layer2 for attacked images, 0.950 to 0.950 for noise; "
-        f"beyond noise at the last layer {sure(0.45, 0.01)}, further from the clean features than noise leads; its "
-        f"growth from the first layer to the last {sure(0.45, 0.02)}, larger at the last layer than at the first.",
+        f"beyond noise at the last layer {sure(0.45, 0.01)}, further from the clean features than noise leads "
+        f"(p = 0.00099); its growth from the first layer to the last {sure(0.45, 0.02)}, larger at the last layer than "
+        "at the first (p = 0.0026).",
         f"cka at linf:0.1, standard less robust: beyond noise at the last layer {sure(0.4, 0.01 * 2**0.5)}, larger in "
         f"standard; its growth from the first layer to the last {sure(0.45, 0.02 * 2**0.5)}, larger in standard.",
         "cka at linf:0.1, robust: 0.900 at layer0 to 0.900 at layer2 for attacked images, 0.950 to 0.950 for noise; "
@@ -323,8 +324,9 @@ def test_one_network_has_numbers_and_no_interval() -> None:
     wobble = np.array([[0.01, 0], [0, 0.01]])
     one, two = (curves(g, 0.5 + wobble[:s], np.full((s, 2), 0.9)) for g, s in (("one", 1), ("two", 2)))
     text = reading([one, two], accuracies("one", "two"), "l2", 20)
-    assert "beyond noise at the last layer +0.400, without an interval; " in text[2]
-    assert "cka at l2:0.1, one less two: beyond noise at the last layer +0.005, without an interval; " in text[3]
+    assert "beyond noise at the last layer +0.400 (no interval), no claim without an interval; " in text[2]
+    start = "cka at l2:0.1, one less two: beyond noise at the last layer +0.005"
+    assert f"{start} (no interval), no claim without an interval; " in text[3]
     assert text[-1] == NO_INTERVAL
     assert differences([one, two]).ci_low.isna().tolist() == [True, True, True, True, False, False]
 
@@ -332,14 +334,12 @@ def test_one_network_has_numbers_and_no_interval() -> None:
 def test_networks_that_agree_exactly_prove_nothing() -> None:
     """Shares of few images may agree by chance, and their spread of zero is no certainty."""
     agree = curves("a", np.full((3, 2), 0.4), np.full((3, 2), 0.7), "similarity")
-    assert (
-        "beyond noise at the last layer +0.300, without an interval; "
-        in reading([agree], accuracies("a"), "linf", 5)[1]
-    )
+    exactly_alike = "beyond noise at the last layer +0.300, no claim: the networks of a group agree exactly; "
+    assert exactly_alike in reading([agree], accuracies("a"), "linf", 5)[1]
     assert summary([agree]).beyond_low.isna().all()
     nothing = curves("a", np.full((3, 2), 1.0), np.full((3, 2), 1.0), "similarity")
     told = reading([nothing], accuracies("a"), "linf", 5)[1]
-    assert "beyond noise at the last layer +0.000, without an interval" in told
+    assert "beyond noise at the last layer no difference in any network; " in told
 
 
 def test_a_missing_number_is_read_with_its_reason() -> None:
@@ -348,7 +348,7 @@ def test_a_missing_number_is_read_with_its_reason() -> None:
         "a", "cka", "similarity", ("x", "y"), (0.1,), attacked[:, None], attacked[:, None], "it is flat"
     )
     text = reading([curve], accuracies("a"), "linf", 20)
-    assert "beyond noise at the last layer has no number (it is flat); " in text[1]
+    assert "beyond noise at the last layer no number (it is flat); " in text[1]
     assert summary([curve]).attacked.isna().tolist() == [False, True]
 
 

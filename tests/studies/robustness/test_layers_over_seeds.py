@@ -15,14 +15,14 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from repsim import Activations, ImageSet, compare, load_model
 from repsim.metrics import METRICS
 from repsim.networks.layers import study_layers
 from repsim.networks.network import Network
 from repsim.plots.study_panels import Line, LinePanel, study_figure
-from repsim.studies.common.claims import columns, holm, p_value, runs, shown, span, verdict
+from repsim.studies.common.claims import Claim, claims, columns, holm, runs, shown, span
 from repsim.studies.common.groups import GroupFeatures, features
 from repsim.studies.common.jackknife import Estimate, jackknife
 from repsim.studies.common.layer_comparisons import LayerComparisons, PairTable, contrast, corrected, symmetric
@@ -81,15 +81,25 @@ def test_study_layers_are_one_per_block(architecture: str, layers: list[str] | N
 
 
 def test_a_block_within_a_block_is_part_of_it() -> None:
-    class InnerBlock(nn.Sequential):
-        pass
+    class InnerBlock(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
 
-    class OuterBlock(nn.Sequential):
-        pass
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.two(self.one(x))
+
+    class OuterBlock(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.mix = InnerBlock(), nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.mix(self.inner(x))
 
     stem, pool = nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(1)
-    net = nn.Sequential(nn.MaxPool2d(1), stem, OuterBlock(InnerBlock(nn.Conv2d(2, 2, 1))), nn.Conv2d(2, 2, 1), pool)
-    assert study_layers(net) == ["1", "2", "4"]
+    net = nn.Sequential(nn.MaxPool2d(1), stem, OuterBlock(), OuterBlock(), nn.Conv2d(2, 2, 1), pool)
+    assert study_layers(net) == ["1", "2", "3", "5"]
 
 
 def test_features_are_those_of_extract_with_the_weights_digest(digits: ImageSet) -> None:
@@ -118,7 +128,7 @@ def test_two_networks_of_one_name_are_refused(digits: ImageSet) -> None:
 
 def test_a_copy_is_no_second_seed(digits: ImageSet) -> None:
     text = (
-        "over_seeds: every network must have weights of its own; got the same of 'a' and 'b'. A copy is no second "
+        "over_seeds: every network must have weights of its own; got the same in 'a' and 'b'. A copy is no second "
         "seed; leave it out."
     )
     with pytest.raises(ValueError, match=exactly(text)):
@@ -172,7 +182,7 @@ def test_layers_match_by_name_or_by_relative_depth() -> None:
         "q": side("q", {k: x[k] for k in "dbe"}),
         "r": side("r", {k: x[k] for k in "cb"}),
     }
-    assert GroupFeatures({"g": sides}, "f").matched == {"c": ("c", "e", "c")}
+    assert GroupFeatures({"g": sides}, "f").matched == {"b": ("b", "b", "b"), "c": ("c", "e", "c")}
     by_depth = GroupFeatures({"g": {"p": sides["p"], "s": side("s", {"u": x["d"]})}}, "f")
     assert by_depth.matched == {"c": ("c", "u")}
     renamed = side("s", dict(zip("uvw", x.values(), strict=False)))
@@ -284,10 +294,10 @@ def test_p_values_are_those_of_the_t_test_and_holms_are_by_hand() -> None:
     values = np.random.default_rng(3).normal(0.5, 1, 7)
     found = jackknife(lambda g: float(values[list(g[0])].mean()), [range(7)])
     _, expected = stats.ttest_1samp(values, 0)
-    assert p_value(found) == pytest.approx(expected)
-    assert p_value(Estimate(0.0, 0.0, 2)) == 1
-    assert math.isnan(p_value(Estimate(0.5, 0.0, 2)))  # networks that agree exactly say nothing of others
-    assert math.isnan(p_value(Estimate(0.5, math.nan, 0)))
+    assert found.p == pytest.approx(expected)
+    assert Estimate(0.0, 0.0, 2).p == 1
+    assert math.isnan(Estimate(0.5, 0.0, 2).p)  # networks that agree exactly say nothing of others
+    assert math.isnan(Estimate(0.5, math.nan, 0).p)
     assert holm([0.01, 0.04, 0.03, math.nan, 0.9]) == pytest.approx([0.04, 0.09, 0.09, math.nan, 0.9], nan_ok=True)
     assert holm([0.6, 0.7]) == [1, 1]
 
@@ -297,15 +307,20 @@ def test_words_say_what_the_numbers_say() -> None:
     assert shown(sure) == "0.500 [0.472, 0.528]"
     assert shown(Estimate(0.5, math.nan, 0), sign=True) == "+0.500 (no interval)"
     assert shown(Estimate(math.nan, math.nan, 2)) == "no number"
-    assert verdict(sure, 0.001, 0.004, "up", "down") == "+0.500 [+0.472, +0.528], up (p = 0.004)"
-    assert verdict(Estimate(-0.5, 0.01, 4), 0.001, 0.004, "up", "down").endswith("down (p = 0.004)")
-    assert verdict(sure, 0.02, 0.08, "up", "down").endswith(
-        "not enough after the correction for all that is asked (p = 0.08)"
-    )
-    assert verdict(sure, 0.2, 0.4, "up", "down").endswith("inside its uncertainty")
-    assert "no claim" in verdict(Estimate(0.5, math.nan, 0), math.nan, math.nan, "up", "down")
-    assert "agree exactly" in verdict(Estimate(0.5, 0.0, 2), math.nan, math.nan, "up", "down")
-    assert verdict(Estimate(0.0, 0.0, 2), 1.0, 1.0, "up", "down") == "no difference in any network"
+    assert Claim(sure, 0.004).verdict("up", "down") == "+0.500 [+0.472, +0.528], up (p = 0.004)"
+    assert Claim(Estimate(-0.5, 0.01, 4), 0.004).verdict("up", "down").endswith("down (p = 0.004)")
+    correction = "not enough after the correction for all that is asked (p = 0.08)"
+    assert Claim(sure, 0.08).verdict("up", "down").endswith(f"], {correction}")
+    assert Claim(Estimate(0.1, 0.1, 4), 0.4).verdict("up", "down").endswith("], inside its uncertainty")
+    nothing = [Estimate(0.5, math.nan, 0), Estimate(0.5, 0.0, 2), Estimate(0.0, 0.0, 2), Estimate(math.nan, 0.1, 2)]
+    assert [claim.verdict("up", "down", why="one class") for claim in claims(nothing)] == [
+        "+0.500 (no interval), no claim without an interval",
+        "+0.500, no claim: the networks of a group agree exactly",
+        "no difference in any network",
+        "no number (one class)",
+    ]
+    assert [claim.holds for claim in claims(nothing)] == [False] * 4
+    assert claims([sure, *nothing])[0].standing == "beyond its uncertainty"
     assert runs("abcde", [True, True, False, True, False]) == "a to b, d"
     assert span([0.1, math.nan, 0.25]) == "0.100 to 0.250"
     assert span([math.nan]) == "no number"
@@ -395,14 +410,14 @@ def test_networks_of_one_group_more_alike_than_those_of_another() -> None:
     assert any(line.startswith("cka: loose × tight") and "at none of 4 layers outside both" in line for line in reading)
     (apart, *_) = LayerComparisons.of(made, "cka").contrasts("loose", "tight")
     assert apart.beyond[0].value > 0 > apart.beyond[1].value
-    assert max(p_value(found) for found in apart.beyond) < 0.05
+    assert max(found.p for found in apart.beyond) < 0.05
     assert apart.p == 1
 
 
 def test_both_baselines_must_be_left() -> None:
     made = grouped(plain=group("plain", 4, [0.0]), moved=group("moved", 4, [1.0], noise=1.5))
     (found,) = LayerComparisons.of(made, "cka").contrasts("plain", "moved")
-    each = [p_value(gap) for gap in found.beyond]
+    each = [gap.p for gap in found.beyond]
     assert found.p == max(each) > min(each)
     assert abs(found.nearest.value) == min(abs(gap.value) for gap in found.beyond)
 
@@ -498,7 +513,7 @@ def test_block_scores_and_their_difference_are_known() -> None:
     assert means.loc[("none", "mean_off_diagonal"), "value"] == pytest.approx(values.mean())
     assert means.loc[("none", "mean_off_diagonal"), "error"] == pytest.approx(values.std(ddof=1) / 3**0.5)
     sentence = next(line for line in part.reading if line.startswith("none less blocks"))
-    assert "block score -0.476, of which nothing is claimed: the networks of a group agree exactly" in sentence
+    assert "block score -0.476, no claim: the networks of a group agree exactly" in sentence
     assert "mean similarity of different layers" in sentence
     assert "smaller in none (p = " in sentence
     fits(part.draw())

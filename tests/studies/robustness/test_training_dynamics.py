@@ -16,6 +16,7 @@ from repsim.metrics.transferred.td import TD
 from repsim.networks.network import Network
 from repsim.plots.study_attacks import epoch_heatmaps
 from repsim.recipes import RECIPES, train
+from repsim.studies.common.claims import shown
 from repsim.studies.robustness.dynamics_report import HeadAnswers, ImageEstimate, gap, growth, reading, settled
 from repsim.studies.robustness.training_dynamics import alike, answers, dynamics
 from tests.conftest import exactly
@@ -106,7 +107,7 @@ def test_a_growth_is_rarely_claimed_where_there_is_none() -> None:
     for _ in range(200):
         drawn = [rng.random((2, n)) < 0.8 for n in (200, 150)]
         first, last = (head(drawn[0][k].astype(int).tolist(), drawn[1][k].astype(int).tolist()) for k in (0, 1))
-        claims += not growth(first, last).is_zero
+        claims += growth(first, last).p < 0.05
     assert claims <= 20
 
 
@@ -176,6 +177,7 @@ def test_the_table_holds_what_the_pieces_give(snapshots: Snapshots, seen: ImageS
     assert part.protocol["attack"] == "PGD-10 in linf:0.1, one random start"
 
 
+@pytest.mark.filterwarnings("ignore::repsim.CautionWarning")  # after one epoch a head is far worse than a refitted one
 def test_heads_on_td_s_own_terms(snapshots: Snapshots, seen: ImageSet, digits: ImageSet) -> None:
     """TD of test images between two epochs is TD with all training rows as fitting rows."""
     both = ImageSet(
@@ -258,17 +260,18 @@ def test_what_was_put_in_is_read_out() -> None:
         "0.900 and 0.500, a gap of +0.400.",
         "a: cka to the end stays above 0.9 from epoch 1 at layer0, 2 at layer1: earlier layers no later than "
         "deeper ones.",
-        f"a, heads after epoch 3, train less test accuracy: {gap(first)} at layer0, +0.500 [{low:+.3f}, {high:+.3f}] "
-        f"at layer1, largest at layer1 (+0.500 [{low:+.3f}, {high:+.3f}], picked after looking at all); growth from "
-        f"layer0 to layer1 +0.500 [{grown.low:+.3f}, {grown.high:+.3f}]: larger at layer1.",
+        f"a, heads after epoch 3, train less test accuracy: {shown(gap(first), sign=True)} at layer0, "
+        f"+0.500 [{low:+.3f}, {high:+.3f}] at layer1, largest at layer1 (+0.500 [{low:+.3f}, {high:+.3f}], picked "
+        f"after looking at all); growth from layer0 to layer1 +0.500 [{grown.low:+.3f}, {grown.high:+.3f}], larger at layer1 (p = 0.0004).",
         "Train: 100 images that the networks were trained on, which also fit the heads. Test: 100 others. There is one "
-        "training per group: intervals are 95 %, each for one comparison alone, and cover the choice of images that "
-        "these heads are asked about, not of those they were fitted on, nor of trainings.",
+        "training per group: intervals are 95 %, each for one comparison alone, p-values of growths corrected by Holm "
+        "over 1; both cover the choice of images that these heads are asked about, not of those they were fitted on, "
+        "nor of trainings.",
     )
     shrinks = read(np.ones((2, 2)), [last, first])
     assert shrinks[1].endswith(": these epochs do not tell layers apart.")
-    assert shrinks[2].endswith(": larger at layer0.")
-    assert read(np.ones((2, 2)), [last, last])[2].endswith("+0.000 [+0.000, +0.000]: inside its uncertainty.")
+    assert shrinks[2].endswith(", larger at layer0 (p = 0.0004).")
+    assert read(np.ones((2, 2)), [last, last])[2].endswith("+0.000 [+0.000, +0.000], inside its uncertainty.")
 
 
 def test_the_order_of_settling_is_read_as_it_is() -> None:
@@ -288,9 +291,8 @@ def test_a_layer_without_a_head_is_read_with_its_reason() -> None:
 
 
 def test_an_interval_is_written_with_its_number() -> None:
-    assert str(ImageEstimate(0.1234, -0.05, 0.2)) == "+0.123 [-0.050, +0.200]"
-    assert ImageEstimate(0.1, -0.05, 0.2).is_zero
-    assert not ImageEstimate(0.1, 0.05, 0.2).is_zero
+    assert shown(ImageEstimate(0.1234, -0.05, 0.2), sign=True) == "+0.123 [-0.050, +0.200]"
+    assert ImageEstimate(0.1, -0.05, 0.2).interval() == (-0.05, 0.2)
 
 
 # --- The picture ----------------------------------------------------------------------------------------------
