@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from repsim.studies.common.jackknife import Estimate
+
 #: How often, at most, one of the differences that are claimed together may be none.
 ALPHA = 0.05
 

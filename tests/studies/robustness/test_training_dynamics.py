@@ -262,7 +262,8 @@ def test_what_was_put_in_is_read_out() -> None:
         "deeper ones.",
         f"a, heads after epoch 3, train less test accuracy: {shown(gap(first), sign=True)} at layer0, "
         f"+0.500 [{low:+.3f}, {high:+.3f}] at layer1, largest at layer1 (+0.500 [{low:+.3f}, {high:+.3f}], picked "
-        f"after looking at all); growth from layer0 to layer1 +0.500 [{grown.low:+.3f}, {grown.high:+.3f}], larger at layer1 (p = 0.0004).",
+        f"after looking at all); growth from layer0 to layer1 "
+        f"+0.500 [{grown.low:+.3f}, {grown.high:+.3f}], larger at layer1 (p = 0.0004).",
         "Train: 100 images that the networks were trained on, which also fit the heads. Test: 100 others. There is one "
         "training per group: intervals are 95 %, each for one comparison alone, p-values of growths corrected by Holm "
         "over 1; both cover the choice of images that these heads are asked about, not of those they were fitted on, "
