@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from repsim._common.labels import class_labels
 from repsim._common.messages import message, some
+from repsim.networks.network import Network, bare
 
 #: Runs a network on a batch: (network, batch) -> what it answers.
 Call = Callable[[nn.Module, Any], Any]
@@ -100,12 +101,45 @@ def call_network(net: nn.Module, batch: Any) -> Any:
 
 def taken(net: nn.Module, batch: Mapping[str, Any]) -> list[str]:
     """The names of inputs that a network's forward pass has."""
-    inside = getattr(net, "net", net) if hasattr(net, "normalized") else net
-    parameters = inspect.signature(inside.forward).parameters.values()
+    parameters = inspect.signature(bare(net).forward).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return list(batch)
     known = {p.name for p in parameters}
     return [key for key in batch if key in known]
+
+
+def check_call(net: nn.Module, batch: Any, function: str) -> None:
+    """Whether a network's forward pass takes what a batch holds, as `call_network` passes it.
+
+    Raises:
+        ValueError: An argument is missing, there are too many, or none of the names is one of its own.
+    """
+    signature = inspect.signature(bare(net).forward)
+    if _is_mapping(batch):
+        names = taken(net, batch)
+        images = getattr(bare(net, until=Network), "normalized", False)
+        why = "" if names else "none of these"
+        why = why or ("no pixel_values, which are to be normalised" if images and "pixel_values" not in names else "")
+        why, given = why or _misfit(signature, **dict.fromkeys(names)), f"a dict with {some(map(repr, batch))}"
+        example = f"net(batch[{next(iter(batch))!r}])"
+    else:
+        inputs = [batch] if isinstance(batch, Tensor) else list(batch)
+        why, given = _misfit(signature, *inputs), "one tensor" if len(inputs) == 1 else f"{len(inputs)} tensors"
+        example = "net(batch, None)" if len(inputs) == 1 else "net(batch[0])"
+    if why:
+        asked = ", ".join(str(p).partition(":")[0].partition("=")[0] for p in signature.parameters.values())
+        got = f"{given} for {type(bare(net)).__name__}.forward({asked}): {why}"
+        advice = f"Say how to call it, as in call=lambda net, batch: {example}"
+        raise ValueError(message(function, "the network must take what a batch holds", got, advice))
+
+
+def _misfit(signature: inspect.Signature, *inputs: Any, **named: Any) -> str:
+    """Why these are no arguments of a function; nothing where they are."""
+    try:
+        signature.bind(*inputs, **named)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _is_mapping(batch: Any) -> bool:

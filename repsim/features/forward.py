@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repsim._common.messages import did_you_mean, message, some
 from repsim._common.provenance import CautionWarning
-from repsim.features.batches import Call, call_network, masks_of, rows_of
+from repsim.features.batches import Call, call_network, check_call, masks_of, rows_of
 from repsim.features.dry_runs import DryRuns, dry_runs
 from repsim.features.evidence import FEW, Finding, LeftOut, Undecided
 from repsim.features.layout import Layout
@@ -91,13 +91,16 @@ class TappedNetwork:
             first: The first samples, as many as asked for; repeated where there are fewer.
 
         Raises:
-            ValueError: A layer that was asked for without a row per sample, or whose axes are not clear.
+            ValueError: A layer that was asked for without a row per sample, or whose axes are not clear; inputs
+                that the network does not take.
 
         Warns:
             CautionWarning: Layers that were not asked for by name and are left out as their axes are not clear; answers
                 that depend on the rest of the batch.
         """
         few = first(FEW)
+        if self._call is call_network:
+            check_call(self._net, few, self._function)
         self._type = input_type(self._net, lambda dtype: self._call(self._net, moved(few, self.device, dtype)))
         with observed(self._net):
             runs = dry_runs(self._run, self._net, self._tapped, first)

@@ -219,6 +219,71 @@ def test_what_cannot_be_told_is_one_clear_line(run: Callable[[], Any], text: str
         run()
 
 
+class Asks(nn.Module):
+    """A network that asks for a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor, mask: Tensor, *, scale: float = 1.0) -> Tensor:
+        return self.a(x) * mask * scale
+
+
+X = torch.ones(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "got", "how"),
+    [
+        (nn.Sequential(nn.Linear(2, 3)), {"pixels": X}, "Sequential.forward(input): none of these", "batch['pixels']"),
+        (
+            Asks(),
+            {"x": X, "y": torch.arange(4)},
+            "Asks.forward(x, mask, scale): missing a required argument: 'mask'",
+            None,
+        ),
+        (nn.DataParallel(Asks()), {"x": X}, "Asks.forward(x, mask, scale): missing a required argument: 'mask'", None),
+        (Asks(), X, "Asks.forward(x, mask, scale): missing a required argument: 'mask'", "batch, None"),
+        (nn.Sequential(nn.Linear(2, 3)), ((X, X),), "Sequential.forward(input): too many positional arguments", None),
+    ],
+)
+def test_what_a_network_does_not_take_is_one_clear_line(network: nn.Module, batch: Any, got: str, how: Any) -> None:
+    given = "one tensor" if isinstance(batch, Tensor) else "2 tensors"
+    if isinstance(batch, dict):
+        kept = [key for key in batch if key != "y"]
+        given, how = f"a dict with {', '.join(map(repr, kept))}", how or f"batch[{kept[0]!r}]"
+    text = (
+        f"extract: the network must take what a batch holds; got {given} for {got}. "
+        f"Say how to call it, as in call=lambda net, batch: net({how or 'batch[0]'})."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        repsim.extract(network, batch if isinstance(batch, Tensor) else [batch], progress=False)
+
+
+def test_images_that_are_to_be_normalised_go_by_their_name() -> None:
+    class Keys(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 1)
+
+        def forward(self, **named: Tensor) -> Tensor:
+            return self.a(named["pixel_values"]).mean((2, 3))
+
+    own = repsim.load_model(Keys(), normalize=((0.5,) * 3, (0.25,) * 3))
+    images = torch.rand(5, 3, 4, 4)
+    found = repsim.extract(own, [{"pixel_values": images}], progress=False)
+    bare = cast(Any, own.net)
+    torch.testing.assert_close(found["a"], bare.a((images - 0.5) / 0.25).mean((2, 3)))
+    text = (
+        "extract: the network must take what a batch holds; got a dict with 'images' for Keys.forward(**named): "
+        "no pixel_values, which are to be normalised. Say how to call it, as in call=lambda net, batch: "
+        "net(batch['images'])."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        repsim.extract(own, [{"images": images}], progress=False)
+
+
 @pytest.mark.parametrize("wrong", [[{"text": ["a", "b"]}], ["ab"], [3]])
 def test_batches_without_numbers_are_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"\Aextract: batches must be tensors; got "):
