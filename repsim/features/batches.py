@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import default_collate
 
 from repsim._common.labels import class_labels
 from repsim._common.messages import message, some
@@ -37,6 +38,39 @@ class Inputs:
     whole: Any
     labels: Tensor | None
     left_out: tuple[str, ...]
+
+
+def batches_of(data: Any, function: str) -> Iterable[Any]:
+    """What to read of some data: one tensor, batches as they come, or the samples of a data set, in order.
+
+    A data set is what has a length and items and cannot be iterated over: its length says where it ends. Samples that
+    are dicts stay what they are; others are put into batches.
+
+    Raises:
+        TypeError: Samples that hold no numbers, such as pictures that no transform has made tensors of.
+        ValueError: Samples of several shapes.
+    """
+    if isinstance(data, Tensor):
+        return [data]
+    if hasattr(data, "__iter__") or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return data
+    samples = [data[i] for i in range(len(data))]
+    if all(map(_is_mapping, samples)):
+        return [_Sample(sample) for sample in samples]
+    try:
+        return [default_collate(samples)] if samples else []
+    except TypeError as error:
+        found = samples[0][0] if isinstance(samples[0], list | tuple) else samples[0]
+        advice = "Give the data set a transform that makes tensors, such as torchvision's ToTensor()"
+        raise TypeError(message(function, "samples must hold numbers", type(found).__name__, advice)) from error
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        must, advice = "all samples must have one shape", "Resize or pad them; sequences as dicts with attention_mask"
+        raise ValueError(message(function, must, reason, advice)) from error
+
+
+class _Sample(dict[str, Any]):
+    """One sample that is a dict, and no batch."""
 
 
 def read_batches(batches: Iterable[Any], function: str) -> Inputs:
@@ -152,7 +186,7 @@ def _is_mask(mask: Any) -> bool:
 
 def _is_sample(batch: Mapping[str, Any]) -> bool:
     """Whether a dict is one sample and no batch: its label is a number, or its tokens are a list of numbers."""
-    if any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
+    if isinstance(batch, _Sample) or any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
         return True
     tokens = batch.get("input_ids", batch.get("attention_mask"))
     if isinstance(tokens, Tensor):
