@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import default_collate
 
 from repsim._common.labels import class_labels
 from repsim._common.messages import message, some
+from repsim.networks.network import Network, bare
 
 #: Runs a network on a batch: (network, batch) -> what it answers.
 Call = Callable[[nn.Module, Any], Any]
@@ -36,6 +38,39 @@ class Inputs:
     whole: Any
     labels: Tensor | None
     left_out: tuple[str, ...]
+
+
+def batches_of(data: Any, function: str) -> Iterable[Any]:
+    """What to read of some data: one tensor, batches as they come, or the samples of a data set, in order.
+
+    A data set is what has a length and items and cannot be iterated over: its length says where it ends. Samples that
+    are dicts stay what they are; others are put into batches.
+
+    Raises:
+        TypeError: Samples that hold no numbers, such as pictures that no transform has made tensors of.
+        ValueError: Samples of several shapes.
+    """
+    if isinstance(data, Tensor):
+        return [data]
+    if hasattr(data, "__iter__") or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return data
+    samples = [data[i] for i in range(len(data))]
+    if all(map(_is_mapping, samples)):
+        return [_Sample(sample) for sample in samples]
+    try:
+        return [default_collate(samples)] if samples else []
+    except TypeError as error:
+        found = samples[0][0] if isinstance(samples[0], list | tuple) else samples[0]
+        advice = "Give the data set a transform that makes tensors, such as torchvision's ToTensor()"
+        raise TypeError(message(function, "samples must hold numbers", type(found).__name__, advice)) from error
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        must, advice = "all samples must have one shape", "Resize or pad them; sequences as dicts with attention_mask"
+        raise ValueError(message(function, must, reason, advice)) from error
+
+
+class _Sample(dict[str, Any]):
+    """One sample that is a dict, and no batch."""
 
 
 def read_batches(batches: Iterable[Any], function: str) -> Inputs:
@@ -100,12 +135,45 @@ def call_network(net: nn.Module, batch: Any) -> Any:
 
 def taken(net: nn.Module, batch: Mapping[str, Any]) -> list[str]:
     """The names of inputs that a network's forward pass has."""
-    inside = getattr(net, "net", net) if hasattr(net, "normalized") else net
-    parameters = inspect.signature(inside.forward).parameters.values()
+    parameters = inspect.signature(bare(net).forward).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return list(batch)
     known = {p.name for p in parameters}
     return [key for key in batch if key in known]
+
+
+def check_call(net: nn.Module, batch: Any, function: str) -> None:
+    """Whether a network's forward pass takes what a batch holds, as `call_network` passes it.
+
+    Raises:
+        ValueError: An argument is missing, there are too many, or none of the names is one of its own.
+    """
+    signature = inspect.signature(bare(net).forward)
+    if _is_mapping(batch):
+        names = taken(net, batch)
+        images = getattr(bare(net, until=Network), "normalized", False)
+        why = "" if names else "none of these"
+        why = why or ("no pixel_values, which are to be normalised" if images and "pixel_values" not in names else "")
+        why, given = why or _misfit(signature, **dict.fromkeys(names)), f"a dict with {some(map(repr, batch))}"
+        example = f"net(batch[{next(iter(batch))!r}])"
+    else:
+        inputs = [batch] if isinstance(batch, Tensor) else list(batch)
+        why, given = _misfit(signature, *inputs), "one tensor" if len(inputs) == 1 else f"{len(inputs)} tensors"
+        example = "net(batch, None)" if len(inputs) == 1 else "net(batch[0])"
+    if why:
+        asked = ", ".join(str(p).partition(":")[0].partition("=")[0] for p in signature.parameters.values())
+        got = f"{given} for {type(bare(net)).__name__}.forward({asked}): {why}"
+        advice = f"Say how to call it, as in call=lambda net, batch: {example}"
+        raise ValueError(message(function, "the network must take what a batch holds", got, advice))
+
+
+def _misfit(signature: inspect.Signature, *inputs: Any, **named: Any) -> str:
+    """Why these are no arguments of a function; nothing where they are."""
+    try:
+        signature.bind(*inputs, **named)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def _is_mapping(batch: Any) -> bool:
@@ -118,7 +186,7 @@ def _is_mask(mask: Any) -> bool:
 
 def _is_sample(batch: Mapping[str, Any]) -> bool:
     """Whether a dict is one sample and no batch: its label is a number, or its tokens are a list of numbers."""
-    if any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
+    if isinstance(batch, _Sample) or any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
         return True
     tokens = batch.get("input_ids", batch.get("attention_mask"))
     if isinstance(tokens, Tensor):

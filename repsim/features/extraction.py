@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
@@ -29,7 +30,7 @@ __all__ = ["CPU_ROWS", "Layers", "extract", "select_layers"]
 
 def extract(
     net: nn.Module,
-    data: ImageSet | TextSet | Tensor | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Dataset[Any] | Iterable[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "auto",
@@ -51,7 +52,8 @@ def extract(
             DataParallel are looked through, so layer names are the bare network's.
         data: An `ImageSet`, a `TextSet`, a tensor, or batches that come in the same order each time, such as a
             DataLoader that does not shuffle: x, (x, y), several inputs ((x1, x2), y), or dicts as tokenizers make them,
-            with their labels under a name. Padding, as an attention_mask tells it, enters no mean.
+            with their labels under a name; or a data set of samples, read to its length. Padding, as an attention_mask
+            tells it, enters no mean.
         layers: None for every leaf module and every block; "blocks" for the short list, one per block; a name or glob
             ("layer*.*"; `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function
             (name, module) -> bool. Modules that compiling, parametrising and quantising put in are no layers.
@@ -83,7 +85,8 @@ def extract(
 
     Raises:
         ValueError: An unknown layer, a layer that never ran, one that was asked for and has no row per sample, or whose
-            axes are not clear; a reduction that does not fit the output, a shuffling loader; as for `adversarial`.
+            axes are not clear; inputs that the network does not take or fails on; a reduction that does not fit the
+            output, a shuffling loader; as for `adversarial`.
         TypeError: An attack on data that is no `ImageSet`.
         MemoryError: Features that would not fit into memory.
 

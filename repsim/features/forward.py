@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repsim._common.messages import did_you_mean, message, some
 from repsim._common.provenance import CautionWarning
-from repsim.features.batches import Call, call_network, masks_of, rows_of
+from repsim.features.batches import Call, call_network, check_call, masks_of, rows_of
 from repsim.features.dry_runs import DryRuns, dry_runs
 from repsim.features.evidence import FEW, Finding, LeftOut, Undecided
 from repsim.features.layout import Layout
@@ -91,16 +91,24 @@ class TappedNetwork:
             first: The first samples, as many as asked for; repeated where there are fewer.
 
         Raises:
-            ValueError: A layer that was asked for without a row per sample, or whose axes are not clear.
+            ValueError: A layer that was asked for without a row per sample, or whose axes are not clear; inputs
+                that the network does not take, or fails on.
 
         Warns:
             CautionWarning: Layers that were not asked for by name and are left out as their axes are not clear; answers
                 that depend on the rest of the batch.
         """
         few = first(FEW)
-        self._type = input_type(self._net, lambda dtype: self._call(self._net, moved(few, self.device, dtype)))
-        with observed(self._net):
-            runs = dry_runs(self._run, self._net, self._tapped, first)
+        if self._call is call_network:
+            check_call(self._net, few, self._function)
+        try:
+            self._type = input_type(self._net, lambda dtype: self._call(self._net, moved(few, self.device, dtype)))
+            with observed(self._net):
+                runs = dry_runs(self._run, self._net, self._tapped, first)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(_failure(self._function, error, few)) from error
         for row, finding in runs.calls.items():
             plan = self._plan(row, finding)
             if plan is None and not self._optional:
@@ -279,6 +287,15 @@ class _Done:
     def clear(self) -> None:
         """Forgets all, before another pass."""
         self._rows.clear()
+
+
+def _failure(function: str, error: Exception, batch: Any) -> str:
+    """What a network says that cannot run on the first samples, and what these are."""
+    kinds = (f"{tuple(x.shape[1:])} {x.dtype}".replace("torch.", "") for x in tensors_in(batch))
+    reason = " ".join(str(error).split())
+    got = f"{type(error).__name__}: {reason.rstrip('.')}, for samples of {some(kinds)}"
+    advice = "Look at their shape and type, or say how to call it: call=lambda net, batch: net(batch)"
+    return message(function, "the network must run on the samples", got, advice)
 
 
 def _module(row: str) -> str:

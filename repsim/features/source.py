@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset
 
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
 from repsim.data.text_set import TextSet
-from repsim.features.batches import read_batches, rows_of
+from repsim.features.batches import batches_of, read_batches, rows_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Source:
     @classmethod
     def of(
         cls,
-        data: ImageSet | TextSet | Tensor | Iterable[Any],
+        data: ImageSet | TextSet | Tensor | Dataset[Any] | Iterable[Any],
         function: str,
         tokenizer: Callable[..., Any] | None = None,
     ) -> "Source":
@@ -84,7 +85,7 @@ class Source:
             got = f"a loader with a {type(sampler).__name__}"
             advice = "Make it with shuffle=False: both networks must see the same samples in the same order"
             raise ValueError(message(function, "data must come in a fixed order", got, advice))
-        read = read_batches([data] if isinstance(data, Tensor) else data, function)
+        read = read_batches(batches_of(data, function), function)
         what = type(data).__name__
         facts = {"data": what} | ({"inputs_left_out": list(read.left_out)} if read.left_out else {})
         whole = read.whole

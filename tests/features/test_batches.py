@@ -219,6 +219,165 @@ def test_what_cannot_be_told_is_one_clear_line(run: Callable[[], Any], text: str
         run()
 
 
+class Asks(nn.Module):
+    """A network that asks for a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor, mask: Tensor, *, scale: float = 1.0) -> Tensor:
+        return self.a(x) * mask * scale
+
+
+X = torch.ones(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "got", "how"),
+    [
+        (nn.Sequential(nn.Linear(2, 3)), {"pixels": X}, "Sequential.forward(input): none of these", "batch['pixels']"),
+        (
+            Asks(),
+            {"x": X, "y": torch.arange(4)},
+            "Asks.forward(x, mask, scale): missing a required argument: 'mask'",
+            None,
+        ),
+        (nn.DataParallel(Asks()), {"x": X}, "Asks.forward(x, mask, scale): missing a required argument: 'mask'", None),
+        (Asks(), X, "Asks.forward(x, mask, scale): missing a required argument: 'mask'", "batch, None"),
+        (nn.Sequential(nn.Linear(2, 3)), ((X, X),), "Sequential.forward(input): too many positional arguments", None),
+    ],
+)
+def test_what_a_network_does_not_take_is_one_clear_line(network: nn.Module, batch: Any, got: str, how: Any) -> None:
+    given = "one tensor" if isinstance(batch, Tensor) else "2 tensors"
+    if isinstance(batch, dict):
+        kept = [key for key in batch if key != "y"]
+        given, how = f"a dict with {', '.join(map(repr, kept))}", how or f"batch[{kept[0]!r}]"
+    text = (
+        f"extract: the network must take what a batch holds; got {given} for {got}. "
+        f"Say how to call it, as in call=lambda net, batch: net({how or 'batch[0]'})."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        repsim.extract(network, batch if isinstance(batch, Tensor) else [batch], progress=False)
+
+
+def test_images_that_are_to_be_normalised_go_by_their_name() -> None:
+    class Keys(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, 1)
+
+        def forward(self, **named: Tensor) -> Tensor:
+            return self.a(named["pixel_values"]).mean((2, 3))
+
+    own = repsim.load_model(Keys(), normalize=((0.5,) * 3, (0.25,) * 3))
+    images = torch.rand(5, 3, 4, 4)
+    found = repsim.extract(own, [{"pixel_values": images}], progress=False)
+    bare = cast(Any, own.net)
+    torch.testing.assert_close(found["a"], bare.a((images - 0.5) / 0.25).mean((2, 3)))
+    text = (
+        "extract: the network must take what a batch holds; got a dict with 'images' for Keys.forward(**named): "
+        "no pixel_values, which are to be normalised. Say how to call it, as in call=lambda net, batch: "
+        "net(batch['images'])."
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        repsim.extract(own, [{"images": images}], progress=False)
+
+
+class Breaks(nn.Module):
+    """A network whose forward pass fails in its own way."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error, self.a = error, nn.Linear(2, 2)
+
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "batch", "got"),
+    [
+        (
+            AttributeError("'NoneType' object has no attribute 'shape'"),
+            torch.ones(5, 3, 4, 4).byte(),
+            "AttributeError: 'NoneType' object has no attribute 'shape', for samples of (3, 4, 4) uint8",
+        ),
+        (
+            RuntimeError("shapes cannot be\nmultiplied."),
+            [{"x": torch.ones(5, 2), "y": torch.ones(5).long()}, {"x": torch.ones(2, 2), "y": torch.ones(2).long()}],
+            "RuntimeError: shapes cannot be multiplied, for samples of (2,) float32",
+        ),
+    ],
+)
+def test_a_network_that_fails_on_its_inputs_says_on_which(error: Exception, batch: Any, got: str) -> None:
+    text = (
+        f"extract: the network must run on the samples; got {got}. "
+        "Look at their shape and type, or say how to call it: call=lambda net, batch: net(batch)."
+    )
+    with pytest.raises(ValueError, match=exactly(text)) as raised:
+        repsim.extract(Breaks(error), batch, progress=False)
+    assert raised.value.__cause__ is error
+    with pytest.raises(torch.OutOfMemoryError):
+        repsim.extract(Breaks(torch.OutOfMemoryError()), batch, progress=False)
+
+
+class Samples(torch.utils.data.Dataset[Any]):
+    """Samples that go on behind the length that the set says it has, as views of larger arrays do."""
+
+    def __init__(self, made: Callable[[int], Any]) -> None:
+        self.made = made
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, i: int) -> Any:
+        return self.made(i)
+
+
+PIXELS = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda i: (PIXELS[i], i % 3),
+        lambda i: (PIXELS[i].numpy(), torch.tensor(i % 3)),
+        lambda i: {"input": PIXELS[i], "label": i % 3, "file": f"{i}.png"},
+        lambda i: {"input": PIXELS[i]},
+        lambda i: PIXELS[i],
+    ],
+)
+def test_a_data_set_of_samples_is_read_to_its_length(made: Callable[[int], Any]) -> None:
+    small = nn.Sequential(nn.Conv2d(3, 4, 1))
+    found, right = (repsim.extract(small, x, progress=False) for x in (Samples(made), PIXELS[:6]))
+    assert torch.equal(found["0"], right["0"])
+    labels = isinstance(made(0), tuple) or (isinstance(made(0), dict) and "label" in made(0))
+    assert (found.labels.tolist() if found.labels is not None else None) == ([0, 1, 2, 0, 1, 2] if labels else None)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "text"),
+    [
+        (
+            lambda i: (object(), 0),
+            TypeError,
+            "extract: samples must hold numbers; got object. "
+            "Give the data set a transform that makes tensors, such as torchvision's ToTensor().",
+        ),
+        (
+            lambda i: (torch.ones(i + 1), 0),
+            ValueError,
+            "extract: all samples must have one shape; got stack expects each tensor to be equal size, but got [1] at "
+            "entry 0 and [2] at entry 1. Resize or pad them; sequences as dicts with attention_mask.",
+        ),
+    ],
+)
+def test_data_sets_that_cannot_be_read(made: Callable[[int], Any], kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=exactly(text)):
+        repsim.extract(nn.Sequential(nn.Linear(1, 1)), Samples(made), progress=False)
+
+
 @pytest.mark.parametrize("wrong", [[{"text": ["a", "b"]}], ["ab"], [3]])
 def test_batches_without_numbers_are_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"\Aextract: batches must be tensors; got "):

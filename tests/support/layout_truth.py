@@ -5,7 +5,6 @@ that sample is replaced. Features: of the other axes those that stay where the n
 and, where more than one stays, change where it is built with other widths. Everything else is averaged.
 """
 
-import fnmatch
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from repsim import CautionWarning, extract
-from tests.support.architectures import Architecture
+from tests.support.networks import Architecture
 
 #: Samples of the two batches, and the one that is replaced.
 N, FEWER, REPLACED = 5, 3, 2
@@ -29,17 +28,18 @@ class Checked:
         right: Calls whose rows are those of the truth.
         unsettled: Calls on which the truth cannot say; among these axes are of windows, or follow width and size.
         tables: Calls without a row per sample, left out.
-        weights: Calls with a row per sample, left out for having no features.
-        undecided: Calls that were left out as their axes are not clear.
-        wrong: Calls whose rows differ from the truth, and rows of calls that have none.
+        weights: Calls with a row per sample and no features, left out: weights and scores of attention.
+        refused: Calls with features that were left out.
+        wrong: Calls whose rows differ from the truth, rows of calls that have none, and calls of leaf modules that are
+            neither kept nor named.
     """
 
     name: str
     right: int = 0
     unsettled: int = 0
     tables: int = 0
-    weights: list[str] = field(default_factory=list)
-    undecided: list[str] = field(default_factory=list)
+    weights: int = 0
+    refused: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -58,6 +58,9 @@ def check(architecture: Architecture) -> Checked:
     widened = _answers(architecture.build(0, True).eval(), x) if architecture.wide else {}
     found = Checked(architecture.name)
     left = made.provenance.get("layers_left_out", {})
+    leaves = {name for name, module in net.named_modules() if next(module.children(), None) is None}
+    leaves = {name for name in leaves if "parametrizations" not in name}
+    found.wrong += [call for call in answers if call.partition("#")[0] in leaves and call not in {*made.layers, *left}]
     for layer in [*made.layers, *left]:
         out = answers[layer]
         samples = _samples(out, changed.get(layer), fewer.get(layer))
@@ -65,11 +68,11 @@ def check(architecture: Architecture) -> Checked:
             found.tables += layer in left
             found.wrong += [layer] if layer in made.layers else []
         elif layer in left:
-            unclear = "may be features" in left[layer] or "unknown order" in left[layer] or "holds" in left[layer]
-            (found.undecided if unclear else found.weights).append(layer)
+            weights = _is_attention(out, samples[0], widened.get(layer))
+            found.weights += weights
+            found.refused += [] if weights else [layer]
         else:
-            mixed = any(fnmatch.fnmatchcase(layer, glob) for glob in architecture.mixed)
-            truth = None if mixed else _rows(out, samples, resized.get(layer), widened.get(layer))
+            truth = _rows(out, samples, resized.get(layer), widened.get(layer))
             if truth is None:
                 found.unsettled += 1
             elif made[layer].shape == truth.shape and _close(made[layer], truth, out):
@@ -104,8 +107,9 @@ def _answers(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def _tensor(output: Any) -> Tensor | None:
     if isinstance(output, Tensor):
         return output
-    if hasattr(output, "to_tuple"):
-        return next((v for k in ("last_hidden_state", "logits") if (v := getattr(output, k, None)) is not None), None)
+    if isinstance(output, dict):
+        named = [output[key] for key in ("last_hidden_state", "logits") if output.get(key) is not None]
+        output = named or list(output.values())
     return _tensor(output[0]) if isinstance(output, list | tuple) and output else None
 
 
@@ -122,8 +126,16 @@ def _samples(out: Tensor, changed: Tensor | None, fewer: Tensor | None) -> tuple
     together = set(range(REPLACED * each, (REPLACED + 1) * each))
     if set(moved) <= together:
         return axis, True
-    assert set(moved) <= set(range(REPLACED, len(out.movedim(axis, 0)), N)), "one sample answers to another"
-    return axis, False
+    return (axis, False) if set(moved) <= set(range(REPLACED, out.shape[axis], N)) else None
+
+
+def _is_attention(out: Tensor, samples: int, widened: Tensor | None) -> bool:
+    """Whether these are weights that sum to one, or scores: two axes of one length that width does not change."""
+    if any(i != samples and torch.allclose(out.sum(i), torch.ones(()), atol=1e-4) for i in range(out.ndim)):
+        return True
+    wide = widened.shape if widened is not None and widened.ndim == out.ndim else out.shape
+    places = [s for i, s in enumerate(out.shape) if i != samples and wide[i] == s]
+    return any(places.count(s) > 1 for s in places)
 
 
 def _rows(out: Tensor, samples: tuple[int, bool], resized: Tensor | None, widened: Tensor | None) -> Tensor | None:

@@ -34,6 +34,10 @@ class Label:
         """Whether an operation said so, and not a reshape."""
         return self._root()._sure
 
+    def same_as(self, other: "Label") -> bool:
+        """Whether both stand for the same, as parts of one axis do and axes that were joined."""
+        return self._root() is other._root()
+
     def expect(self, kind: str) -> None:
         """An operation takes this factor for `kind`; labels that are sure keep theirs."""
         root = self._root()
@@ -171,7 +175,8 @@ def contracted(axis: Axis, others: Iterable[Axis]) -> Label:
 class Softmax:
     """One softmax over an axis, and whether what it made was summed over with data: then these are attention weights.
 
-    Weights that sum to one over positions average to a constant: they are attention, whoever uses them.
+    Weights that sum to one over positions average to a constant: they are attention, whoever uses them. So are those
+    over an axis of length 1, which are all one.
     """
 
     def __init__(self, axis: Axis) -> None:
@@ -180,7 +185,7 @@ class Softmax:
     @property
     def attends(self) -> bool:
         """Whether these are attention weights; asked after the network has run."""
-        return self.summed or kinds(self._axis) == {POSITIONS}
+        return self.summed or kinds(self._axis) <= {POSITIONS}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from repsim.features.axes.labels import Axis, Traced, merged
+from repsim.features.axes.labels import Axis, Label, Traced, merged
 
 
 class Trace(Protocol):
@@ -22,8 +22,12 @@ class Trace(Protocol):
         """Notes what an operation made."""
         ...
 
-    def last_raw(self, axis: Axis) -> bool:
-        """Whether an axis of an input that weights sum over is its last one."""
+    def is_open(self, label: Label) -> bool:
+        """Whether weights that sum over a factor do not make it features."""
+        ...
+
+    def opened(self) -> Label:
+        """A label of what weights make of such a factor."""
         ...
 
 

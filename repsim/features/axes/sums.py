@@ -83,12 +83,14 @@ def _weights(x: Traced) -> bool:
 
 def _weighed(trace: Trace, axes: Sequence[Axis], at: int) -> Label:
     """The label of what weights make of an axis."""
-    axis = axes[at]
+    axis, others = axes[at], [a for i, a in enumerate(axes) if i != at % len(axes)]
     if kinds(axis) == {UNKNOWN}:
-        if not trace.last_raw(axis):
-            return Label()
-        expect(axis, FEATURES)
-    others = [a for i, a in enumerate(axes) if i != at % len(axes)]
+        clear = [label for label, _ in axis if not trace.is_open(label)]
+        if not clear and not any(FEATURES in kinds(other) for other in others):
+            return trace.opened()
+        for label, _ in axis:
+            if not clear or label in clear:
+                label.expect(FEATURES if clear else POSITIONS)
     return contracted(axis, others)
 
 
@@ -142,10 +144,11 @@ def norm_last(trace: Trace, given: Given, out: Any) -> None:
 
 
 def fused_layer(trace: Trace, given: Given, out: Any) -> None:
-    """Layers of PyTorch as one operator, with the features last."""
+    """Layers of PyTorch as one operator, with the features last and the tokens before them."""
     source = trace.of(first(given))
-    if kinds(source.axes[-1]) == {UNKNOWN}:
-        expect(source.axes[-1], FEATURES)
+    for at, kind in ((-1, FEATURES), (-2, POSITIONS)):
+        if kinds(source.axes[at]) == {UNKNOWN}:
+            expect(source.axes[at], kind)
     trace.put(tensors([out])[0], source.axes, source)
 
 

@@ -19,6 +19,7 @@ from repsim.features.axes.labels import (
     FEATURES,
     POSITIONS,
     SAMPLES,
+    UNKNOWN,
     Axis,
     Label,
     Traced,
@@ -39,6 +40,8 @@ class AxisTrace(TorchDispatchMode):
         self._quiet = 0
         #: Axes of the inputs, and whether channels and positions are still to be told apart.
         self._inputs: list[tuple[tuple[Axis, ...], bool]] = []
+        #: What may be channels or positions of such an input.
+        self._open: list[Label] = []
 
     def begin(self, x: Tensor, rows: int) -> None:
         """Says of an input what is sure: its samples, and the channels and positions of pictures."""
@@ -53,6 +56,7 @@ class AxisTrace(TorchDispatchMode):
             for axis, kind in zip(axes[1:], (FEATURES, POSITIONS, POSITIONS), strict=True):
                 expect(axis, kind)
         self._inputs.append((tuple(axes), unclear))
+        self._open += [label for axis in axes[1:-1] if unclear for label, _ in axis]
         self._known[x] = Traced(tuple(axes), data=True, computed=True)
 
     @property
@@ -61,11 +65,15 @@ class AxisTrace(TorchDispatchMode):
         return [axes for axes, _ in self._inputs]
 
     def settle(self) -> None:
-        """An input has one axis of channels: where that is known, the others are positions."""
+        """An input has one axis of channels: where that is known, the others are positions, and the other way round."""
         for axes, unclear in self._inputs:
-            if unclear and sum(label.kind == FEATURES for axis in axes[1:] for label, _ in axis) == 1:
+            found = [label.kind for axis in axes[1:] for label, _ in axis]
+            if unclear and found.count(FEATURES) == 1:
                 for axis in axes[1:]:
                     expect(axis, POSITIONS)
+            elif unclear and all(axes) and sorted(found) == sorted([UNKNOWN, *[POSITIONS] * (len(found) - 1)]):
+                for axis in axes[1:]:
+                    expect(axis, FEATURES)
 
     def of(self, x: Tensor) -> Traced:
         """What is known of a tensor."""
@@ -83,9 +91,18 @@ class AxisTrace(TorchDispatchMode):
             found = tuple(fresh(x.shape))
         self._known[x] = replace(Traced(found, data=any(s.data for s in sources), computed=True), **flags)
 
-    def last_raw(self, axis: Axis) -> bool:
-        """Whether weights that sum over an unknown axis make it features: not an input's that was moved to the end."""
-        return not any(unclear and axis in axes[1:-1] for axes, unclear in self._inputs)
+    def is_open(self, label: Label) -> bool:
+        """Whether weights that sum over a factor do not make it features.
+
+        So it is with the axes between samples and the last one, of an input whose channels are unclear, and with what
+        weights made of them: these may mix channels, or forecast from what came before.
+        """
+        return any(label.same_as(other) for other in self._open)
+
+    def opened(self) -> Label:
+        """A label of what weights make of such a factor."""
+        self._open.append(Label())
+        return self._open[-1]
 
     def watch(self, net: nn.Module) -> list[Any]:
         """Hooks that follow recurrent layers as a whole: what they run step by step tells nothing of time."""
