@@ -78,17 +78,23 @@ class TappedNetwork:
         self._hooked = self._tapped
         self._ran: set[str] = set()
 
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The modules that are looked at, before it is known which of them run."""
+        return tuple(self._tapped)
+
     def step(self, batch_size: int) -> int:
         """Rows per forward pass where `batch_size` are asked for."""
         if batch_size < 1:
             raise ValueError(message(self._function, "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
         return min(batch_size, CPU_ROWS) if self.device.type == "cpu" else batch_size
 
-    def look(self, first: Callable[[int], Any]) -> None:
+    def look(self, first: Callable[[int], Any], *, depth: int = 4) -> None:
         """Finds out with a few small passes which axis of every layer's output is what; before the first `recording`.
 
         Args:
             first: The first samples, as many as asked for; repeated where there are fewer.
+            depth: How many calls up the user's line stands, for warnings.
 
         Raises:
             ValueError: A layer that was asked for without a row per sample, or whose axes are not clear.
@@ -120,7 +126,7 @@ class TappedNetwork:
         self.facts = {"layout": {row: plan.layout.code for row, plan in self._plans.items() if plan.layout is not None}}
         self.facts |= {"layers_left_out": dict(self._left_out)} if self._left_out else {}
         self.facts |= {"inputs_converted": changed} if changed else {}
-        self._caution(runs)
+        self._caution(runs, depth)
 
     @contextlib.contextmanager
     def recording(self, write: Callable[[str, Float[Tensor, "b p"]], None]) -> Iterator[Callable[[Any], Any]]:
@@ -232,7 +238,7 @@ class TappedNetwork:
         must = finding.must if isinstance(finding, LeftOut) else ""
         return message(self._function, f"layer {row!r} must {must}", _why(finding), _LEAVE)
 
-    def _caution(self, runs: DryRuns) -> None:
+    def _caution(self, runs: DryRuns, depth: int) -> None:
         """Tells of what a careful reader should know, once."""
         said = []
         unclear = [row for row in self._left_out if isinstance(runs.calls[row], Undecided)]
@@ -246,7 +252,7 @@ class TappedNetwork:
             reason = "random numbers that it draws" if runs.random else "the rest of its batch"
             said.append(f"{self.name}: the answer to a sample depends on {reason}, so features change with the batches")
         for text in said:
-            warnings.warn(f"{self._function}: {text}", CautionWarning, stacklevel=4)
+            warnings.warn(f"{self._function}: {text}", CautionWarning, stacklevel=depth)
         self.facts |= {"cautions": said} if said else {}
 
 

@@ -95,9 +95,9 @@ class Source:
         """The first inputs; repeated where there are fewer."""
         return self.rows(torch.arange(count) % self.n if self.n < count else slice(0, count))
 
-    def batches(self, step: int) -> Iterator[Any]:
-        """All inputs in order, `step` rows at a time."""
-        return (self.rows(slice(i, i + step)) for i in range(0, self.n, step))
+    def batches(self, step: int, start: int = 0) -> Iterator[Any]:
+        """All inputs in order from `start` on, `step` rows at a time."""
+        return (self.rows(slice(i, i + step)) for i in range(start, self.n, step))
 
 
 def _digest(whole: Any) -> str:
