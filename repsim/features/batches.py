@@ -51,28 +51,52 @@ def read_batches(batches: Iterable[Any], function: str) -> Inputs:
     parts, labels, left = [], list[Tensor | None](), dict[str, None]()
     samples: list[Mapping[str, Any]] = []
     for batch in batches:
-        if _is_mapping(batch) and _is_sample(batch):
+        if is_sample(batch):
             samples.append(batch)
             continue
-        x, y = _named(batch, left) if _is_mapping(batch) else _ordered(batch, function)
-        if not tree_leaves(x) or not all(isinstance(leaf, Tensor) for leaf in tree_leaves(x)):
-            advice = "Pass an ImageSet, a tensor, or batches x, (x, y), or dicts of tensors"
-            got = type(x).__name__ if not _is_mapping(batch) else f"a dict with {some(map(str, batch))}"
-            raise TypeError(message(function, "batches must be tensors", got, advice))
-        if isinstance(y, Tensor) and y.is_floating_point() and len(y) == len(tree_leaves(x)[0]):
-            got = str(y.dtype).removeprefix("torch.")
-            advice = "Pass class indices, or batches without labels; several inputs as ((x1, x2), y)"
-            raise TypeError(message(function, "labels must be integers", got, advice))
+        x, y = parted(batch, left, function)
         parts.append(x)
-        labels.append(y if isinstance(y, Tensor) and y.ndim == 1 else None)
+        labels.append(y)
     if samples and not parts:
-        x, y = _collated(samples, left, function)
+        x, y = collated(samples, left, function)
         parts, labels = [x], [y]
     if not parts:
         raise ValueError(message(function, "there must be samples", "none", "Pass a loader that is not empty"))
-    whole = _together(parts, function)
     known = [y for y in labels if y is not None]
-    return Inputs(whole, class_labels(torch.cat(known), function) if len(known) == len(parts) else None, tuple(left))
+    every = class_labels(torch.cat(known), function) if len(known) == len(parts) else None
+    return Inputs(together(parts, function), every, tuple(left))
+
+
+def parted(batch: Any, left: dict[str, None], function: str) -> tuple[Any, Tensor | None]:
+    """The inputs of one batch, and its labels where it has them.
+
+    Args:
+        batch: As for `read_batches`.
+        left: Names of what no network takes are added to it.
+        function: Who asks, for messages.
+    """
+    x, y = _named(batch, left) if _is_mapping(batch) else _ordered(batch, function)
+    if not tree_leaves(x) or not all(isinstance(leaf, Tensor) for leaf in tree_leaves(x)):
+        advice = "Pass an ImageSet, a tensor, or batches x, (x, y), or dicts of tensors"
+        got = type(x).__name__ if not _is_mapping(batch) else f"a dict with {some(map(str, batch))}"
+        raise TypeError(message(function, "batches must be tensors", got, advice))
+    if isinstance(y, Tensor) and y.is_floating_point() and len(y) == len(tree_leaves(x)[0]):
+        got = str(y.dtype).removeprefix("torch.")
+        advice = "Pass class indices, or batches without labels; several inputs as ((x1, x2), y)"
+        raise TypeError(message(function, "labels must be integers", got, advice))
+    return x, y if isinstance(y, Tensor) and y.ndim == 1 else None
+
+
+def is_sample(batch: Any) -> bool:
+    """Whether a dict is one sample and no batch: its label is a number, or its tokens are a list of numbers."""
+    if not _is_mapping(batch):
+        return False
+    if any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
+        return True
+    tokens = batch.get("input_ids", batch.get("attention_mask"))
+    if isinstance(tokens, Tensor):
+        return tokens.ndim == 1
+    return isinstance(tokens, Sequence) and len(tokens) > 0 and isinstance(tokens[0], int)
 
 
 def rows_of(batch: Any) -> int:
@@ -116,16 +140,6 @@ def _is_mask(mask: Any) -> bool:
     return isinstance(mask, Tensor) and mask.ndim == 2 and not (mask.is_floating_point() and bool((mask < 0).any()))
 
 
-def _is_sample(batch: Mapping[str, Any]) -> bool:
-    """Whether a dict is one sample and no batch: its label is a number, or its tokens are a list of numbers."""
-    if any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
-        return True
-    tokens = batch.get("input_ids", batch.get("attention_mask"))
-    if isinstance(tokens, Tensor):
-        return tokens.ndim == 1
-    return isinstance(tokens, Sequence) and len(tokens) > 0 and isinstance(tokens[0], int)
-
-
 def _scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0
 
@@ -164,7 +178,7 @@ def _ordered(batch: Any, function: str) -> tuple[Any, Any]:
     return (inputs[0] if len(inputs) == 1 else tuple(inputs)), rest[0] if rest else None
 
 
-def _collated(
+def collated(
     samples: Sequence[Mapping[str, Any]], left: dict[str, None], function: str
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Samples that are dicts, as one batch; lists of unequal length are padded with zeros, and get a mask."""
@@ -196,7 +210,7 @@ def _fits(samples: Sequence[Mapping[str, Any]], key: Any) -> bool:
         return False
 
 
-def _together(parts: Sequence[Any], function: str) -> Any:
+def together(parts: Sequence[Any], function: str) -> Any:
     """Batches in one, sequences of unequal length padded."""
     first = parts[0]
     if isinstance(first, Mapping):

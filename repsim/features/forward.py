@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from repsim._common.messages import did_you_mean, message, some
-from repsim._common.provenance import CautionWarning
+from repsim._common.provenance import CautionWarning, first_line_outside
 from repsim.features.batches import Call, call_network, masks_of, rows_of
 from repsim.features.dry_runs import DryRuns, dry_runs
 from repsim.features.evidence import FEW, Finding, LeftOut, Undecided
+from repsim.features.inputs.masks import mask_for
 from repsim.features.layout import Layout
-from repsim.features.masks import mask_for
 from repsim.features.reductions import Output, Reduction, Reductions, means
 from repsim.features.running import first_tensor, input_type, moved, observed, tensors_in
 from repsim.networks.answers import CPU_ROWS
@@ -89,12 +89,11 @@ class TappedNetwork:
             raise ValueError(message(self._function, "batch_size must be at least 1", f"{batch_size}", "Leave it out"))
         return min(batch_size, CPU_ROWS) if self.device.type == "cpu" else batch_size
 
-    def look(self, first: Callable[[int], Any], *, depth: int = 4) -> None:
+    def look(self, first: Callable[[int], Any]) -> None:
         """Finds out with a few small passes which axis of every layer's output is what; before the first `recording`.
 
         Args:
             first: The first samples, as many as asked for; repeated where there are fewer.
-            depth: How many calls up the user's line stands, for warnings.
 
         Raises:
             ValueError: A layer that was asked for without a row per sample, or whose axes are not clear.
@@ -126,7 +125,7 @@ class TappedNetwork:
         self.facts = {"layout": {row: plan.layout.code for row, plan in self._plans.items() if plan.layout is not None}}
         self.facts |= {"layers_left_out": dict(self._left_out)} if self._left_out else {}
         self.facts |= {"inputs_converted": changed} if changed else {}
-        self._caution(runs, depth)
+        self._caution(runs)
 
     @contextlib.contextmanager
     def recording(self, write: Callable[[str, Float[Tensor, "b p"]], None]) -> Iterator[Callable[[Any], Any]]:
@@ -238,7 +237,7 @@ class TappedNetwork:
         must = finding.must if isinstance(finding, LeftOut) else ""
         return message(self._function, f"layer {row!r} must {must}", _why(finding), _LEAVE)
 
-    def _caution(self, runs: DryRuns, depth: int) -> None:
+    def _caution(self, runs: DryRuns) -> None:
         """Tells of what a careful reader should know, once."""
         said = []
         unclear = [row for row in self._left_out if isinstance(runs.calls[row], Undecided)]
@@ -252,7 +251,7 @@ class TappedNetwork:
             reason = "random numbers that it draws" if runs.random else "the rest of its batch"
             said.append(f"{self.name}: the answer to a sample depends on {reason}, so features change with the batches")
         for text in said:
-            warnings.warn(f"{self._function}: {text}", CautionWarning, stacklevel=depth)
+            warnings.warn(f"{self._function}: {text}", CautionWarning, stacklevel=first_line_outside())
         self.facts |= {"cautions": said} if said else {}
 
 

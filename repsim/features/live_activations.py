@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset
 
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
@@ -120,7 +121,7 @@ class LiveActivations:
 
 def live(
     net: nn.Module,
-    data: ImageSet | TextSet | Tensor | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Iterable[Any] | Dataset[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "flatten",

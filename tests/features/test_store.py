@@ -370,6 +370,14 @@ def test_a_journal_that_was_cut_off_counts_as_far_as_it_is_whole(tmp_path: Path)
     assert contents(tmp_path / "a") == contents(tmp_path / "whole")
 
 
+def test_a_run_killed_after_its_last_word_leaves_no_journal(tmp_path: Path) -> None:
+    stored(tmp_path / "a")
+    before = contents(tmp_path / "a")
+    (tmp_path / "a" / "journal.jsonl").write_text("{}")
+    stored(tmp_path / "a")
+    assert contents(tmp_path / "a") == before
+
+
 # --- Bad input ------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from repsim._common.messages import message
 from repsim._common.version import VERSION
 from repsim.features.batches import Call
 from repsim.features.forward import TappedNetwork
+from repsim.features.inputs.stream import Digest, Stream
 from repsim.features.reductions import Choice
 from repsim.features.source import Source
 from repsim.networks.network import Network, bare
@@ -23,7 +24,7 @@ from repsim.networks.weight_files import weights_digest
 def key_of(
     net: nn.Module,
     forward: TappedNetwork,
-    source: Source,
+    source: Source | Stream,
     *,
     reduction: Choice,
     axes: Mapping[str, str] | None,
@@ -54,7 +55,7 @@ def key_of(
         "weights": weights_digest(_weights(inside)),
         "architecture": _architecture(inside),
         "normalisation": constants and [x.flatten().tolist() for x in constants],
-        "samples": source.digest,
+        "samples": _samples(source),
         "condition": shown and {"name": source.condition, "pixels": source.facts["pixels"]},
         "layers": list(forward.chosen),
         "layout": {"axes": dict(axes or {}), "repsim": VERSION},
@@ -62,6 +63,20 @@ def key_of(
         "dtype": "own" if dtype is None else str(dtype).removeprefix("torch."),
         "call": None if call is None else _function("call", call),
     }
+
+
+def short(key: Mapping[str, Any]) -> str:
+    """Eight letters that differ with anything in a key."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _samples(source: Source | Stream) -> str:
+    """A digest of the samples; of inputs that come in order of the first ones, as the others are checked in passing."""
+    if isinstance(source, Source):
+        return source.digest
+    first = Digest()
+    first.add(source.first(2))
+    return f"{source.name} that begins with {first.hex}"
 
 
 def _weights(net: nn.Module) -> dict[str, Tensor]:

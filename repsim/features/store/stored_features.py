@@ -26,6 +26,10 @@ class StoredFeatures(Mapping[str, Float[Tensor, "n _p"]]):
         manifest: What it holds, finished.
         function: Who asks, for messages.
 
+    Attributes:
+        folder: The store.
+        n: Rows of each layer.
+
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file of another length, or that begins otherwise than it was written.
@@ -34,7 +38,7 @@ class StoredFeatures(Mapping[str, Float[Tensor, "n _p"]]):
     def __init__(self, folder: Path, manifest: Manifest, function: str) -> None:
         assert manifest.n is not None
         self.n: int = manifest.n
-        self._folder, self._manifest, self._function = folder, manifest, function
+        self.folder, self._manifest, self._function = folder, manifest, function
         self._tracks = {track.name: track for track in manifest.layers}
         self._mapped: dict[str, Tensor] = {}
         self._checked: dict[str, set[int]] = {track.file: set() for track in manifest.tracks}
@@ -86,10 +90,10 @@ class StoredFeatures(Mapping[str, Float[Tensor, "n _p"]]):
     def _read(self, track: Track, start: int, stop: int) -> Float[Tensor, "b p"]:
         x = torch.empty(stop - start, track.width, dtype=track.dtype)
         if stop > start:
-            with open(self._folder / track.file, "rb") as stream:
+            with open(self.folder / track.file, "rb") as stream:
                 stream.seek(track.offset + start * track.row_bytes)
                 if stream.readinto(as_bytes(x)) != x.nbytes:
-                    raise damaged(self._function, self._folder / track.file, "shorter than it was")
+                    raise damaged(self._function, self.folder / track.file, "shorter than it was")
         return x
 
     def _whole(self, track: Track) -> Float[Tensor, "n p"]:
@@ -105,18 +109,18 @@ class StoredFeatures(Mapping[str, Float[Tensor, "n _p"]]):
         stop = min(start + self._manifest.block, self.n)
         if checksum(as_bytes(self._read(track, start, stop))) != self._manifest.sums[track.file][block]:
             reason = f"rows {start} to {stop - 1} differ from their checksum"
-            raise damaged(self._function, self._folder / track.file, reason)
+            raise damaged(self._function, self.folder / track.file, reason)
         self._checked[track.file].add(block)
 
     def _map(self, track: Track) -> Float[Tensor, "n p"]:
         # Private to this process: numpy has no bfloat16, and a tensor cannot be read-only.
         kind = np.int16 if track.dtype == torch.bfloat16 else np.dtype(track.kind)
         shape = self.n, track.width
-        lies = np.memmap(self._folder / track.file, kind, mode="c", offset=track.offset, shape=shape)
+        lies = np.memmap(self.folder / track.file, kind, mode="c", offset=track.offset, shape=shape)
         return torch.from_numpy(lies).view(track.dtype)
 
     def _check_file(self, track: Track) -> None:
-        path = self._folder / track.file
+        path = self.folder / track.file
         if not path.is_file():
             advice = "Bring it back, or remove the store and extract or save anew"
             raise FileNotFoundError(

@@ -18,6 +18,7 @@ from torch import Tensor
 from repsim._common.checks import is_finite
 from repsim._common.files import remove_leftovers, temporary_prefix
 from repsim._common.messages import message, some
+from repsim.features.store.budget import free_at
 from repsim.features.store.layout import JOURNAL, Manifest, as_bytes, checksum, damaged, read_manifest, tracks_of
 
 #: Bytes of one block of all layers, of which two are held.
@@ -49,6 +50,7 @@ class StoreWriter:
 
     Attributes:
         done: Rows that the disk has.
+        mark: A digest of their samples, of inputs that come in order.
 
     Raises:
         OSError: The disk has less room than is needed.
@@ -61,7 +63,7 @@ class StoreWriter:
         self.manifest = manifest if there is None else there
         self._all = list(self.manifest.tracks)
         self._sums: list[list[str]] = []
-        self.done = 0
+        self.done, self.mark = 0, ""
         if there is not None:
             self._go_on()
         self._check_room()
@@ -71,7 +73,7 @@ class StoreWriter:
         block = self.manifest.block
         self._rooms = [[torch.empty(block, t.width, dtype=t.dtype) for t in self._all] for _ in range(2)]
         self._place = {track.name: i for i, track in enumerate(self.manifest.layers)}
-        self._start, self._filled, self._rows = self.done, 0, 0
+        self._start, self._filled, self._rows, self._mark = self.done, 0, 0, ""
         self._disk = concurrent.futures.ThreadPoolExecutor(1)
         self._written: concurrent.futures.Future[None] | None = None
 
@@ -98,9 +100,13 @@ class StoreWriter:
             raise ValueError(message(self._function, must, got, "Extract without store="))
         self._take(len(self._all) - 1, answer)
 
-    def end(self) -> None:
-        """The pass is over."""
-        self._filled += self._rows
+    def end(self, mark: str = "") -> None:
+        """The pass is over.
+
+        Args:
+            mark: A digest of all samples that have passed.
+        """
+        self._filled, self._mark = self._filled + self._rows, mark
         if self._filled == self.manifest.block:
             self._hand_over()
 
@@ -138,7 +144,7 @@ class StoreWriter:
         self._wait()
         stop = self._start + self._filled
         parts = [x[: self._filled] for x in self._rooms[0]]
-        self._written = self._disk.submit(self._write_block, self._start, stop, parts)
+        self._written = self._disk.submit(self._write_block, self._start, stop, parts, self._mark)
         self._rooms.reverse()
         self._start, self._filled = stop, 0
 
@@ -147,7 +153,7 @@ class StoreWriter:
             self._written.result()
             self._written = None
 
-    def _write_block(self, start: int, stop: int, parts: list[Tensor]) -> None:
+    def _write_block(self, start: int, stop: int, parts: list[Tensor], mark: str) -> None:
         sums = []
         for track, x in zip(self.manifest.layers, parts, strict=False):  # outputs may be what they are
             if not is_finite(x):
@@ -165,7 +171,7 @@ class StoreWriter:
                     stream.flush()
                     os.fsync(stream.fileno())
             with open(self._folder / JOURNAL, "a") as stream:
-                stream.write(json.dumps({"rows": [start, stop], "sums": sums}) + "\n")
+                stream.write(json.dumps({"rows": [start, stop], "sums": sums, "samples": mark}) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
             if start == 0:
@@ -181,7 +187,7 @@ class StoreWriter:
             found = _entry(line, self.done, block, len(self._all))
             if found is None:
                 break
-            self.done, kept = found[0], kept + len(line)
+            self.done, self.mark, kept = found[0], found[2], kept + len(line)
             self._sums.append(found[1])
         if kept < len(content):
             with open(path, "r+b") as stream:
@@ -195,8 +201,7 @@ class StoreWriter:
         """Refuses before the first batch what the disk has no room for."""
         left = (self.manifest.n or 0) - self.done
         need = left * sum(track.row_bytes for track in self._all)
-        place = next(p for p in (self._folder, *self._folder.absolute().parents) if p.exists())
-        free = shutil.disk_usage(place).free
+        free = free_at(self._folder)
         if need > free:
             got = f"{need / 2**30:.1f} GiB to write with {free / 2**30:.1f} GiB free at {self._named}"
             advice = 'Free some space, or use dtype="float16", reduction="mean", fewer layers or fewer samples'
@@ -293,16 +298,16 @@ def kept_type(dtype: torch.dtype | str | None, function: str) -> torch.dtype | N
     return None if dtype is None else getattr(torch, name)
 
 
-def _entry(line: bytes, start: int, block: int, files: int) -> tuple[int, list[str]] | None:
-    """The end and the checksums of the block that begins at a row, from a line of the journal; None of any other."""
+def _entry(line: bytes, start: int, block: int, files: int) -> tuple[int, list[str], str] | None:
+    """The end, checksums and mark of the block that begins at a row, from a line of the journal; None of any other."""
     try:
         found = json.loads(line)
         first, stop = found["rows"]
-        sums = list(found["sums"])
+        sums, mark = list(found["sums"]), str(found["samples"])
     except (ValueError, KeyError, TypeError):
         return None
     fine = line.endswith(b"\n") and first == start and start < stop <= start + block and len(sums) == files
-    return (stop, sums) if fine else None
+    return (stop, sums, mark) if fine else None
 
 
 def _sync_names(folder: Path) -> None:
@@ -325,8 +330,19 @@ def matching_store(folder: Path, key: Mapping[str, Any], function: str) -> Manif
     there = read_manifest(folder, function)
     asked = json.loads(json.dumps(key))
     if there is None or there.key == asked:
+        if there is not None and there.finished:
+            (folder / JOURNAL).unlink(missing_ok=True)  # a run was killed in between
         return there
     other = [name for name in {**asked, **there.key} if asked.get(name) != there.key.get(name)]
+    raise _of_another_key(folder, some(other), function)
+
+
+def check_samples(now: str | None, then: str | None, folder: Path, function: str) -> None:
+    """Samples that come in order must be those that a store was made of, as far as they have passed."""
+    if now != then:
+        raise _of_another_key(folder, "samples", function)
+
+
+def _of_another_key(folder: Path, differs: str, function: str) -> ValueError:
     must, advice = "the store must be of the features that are asked for", "Name another folder, or remove this one"
-    got = f"{folder}, which differs in {some(other)}"
-    raise ValueError(message(function, must, got, advice))
+    return ValueError(message(function, must, f"{folder}, which differs in {differs}", advice))
