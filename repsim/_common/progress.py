@@ -6,8 +6,8 @@ from typing import Any
 DELAY = 2.0
 
 
-def progress_bar(total: int, what: str, unit: str, *, show: bool = True) -> Any:
-    """A tqdm bar to use in a `with` block; call `.update(k)` as k units are done."""
+def progress_bar(total: int | None, what: str, unit: str, *, show: bool = True) -> Any:
+    """A tqdm bar to use in a `with` block; call `.update(k)` as k units are done. No total is None."""
     from tqdm import tqdm
 
     return tqdm(total=total, desc=what, unit=unit, delay=DELAY, disable=not show, leave=False)

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import platform
+import sys
+from pathlib import Path
 
 from repsim._common.version import VERSION
 
@@ -12,6 +14,17 @@ class Note(str):
 
 class CautionWarning(UserWarning):
     """A result stands, and a careful reader should know something about it."""
+
+
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+def first_line_outside() -> int:
+    """The `stacklevel` of a warning that shall name the first line outside of this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def versions() -> dict[str, str]:

@@ -15,22 +15,30 @@ from repsim._common.files import whole_file, write_text
 from repsim._common.messages import message
 from repsim._common.provenance import CautionWarning, versions
 from repsim.cli.arguments import NETWORK, NORMALIZE, TaskGroups, add_images, asked_images, named_network, read_tasks
-from repsim.cli.conditions import add_conditions, check_conditions, conditions, print_conditions
+from repsim.cli.conditions import (
+    Sides,
+    add_conditions,
+    add_features,
+    check_conditions,
+    conditions,
+    folder_of,
+    option_of,
+    print_conditions,
+    print_plans,
+    sides_of,
+)
 from repsim.cli.tables import file_name, number, print_table
 from repsim.cli.verbs import Verb
 from repsim.data.image_set import ImageSet
 from repsim.data.tasks import coarser
 from repsim.features.activations import Activations, normalisation_of
-from repsim.features.extraction import extract
-from repsim.features.live_activations import LiveActivations, live
+from repsim.features.live_activations import LiveActivations
 from repsim.metrics import CKA, RSA, Confounder, Metric, TaskMetric, get_metric, metric_name
 from repsim.networks.layers import select_layers
 from repsim.networks.network import Network
 from repsim.similarity.comparison import compare
 from repsim.similarity.inference import bootstrap, permutation_test
 from repsim.similarity.matrix import SimilarityMatrix
-
-Sides = tuple[Activations, Activations] | tuple[LiveActivations, LiveActivations]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, metavar="N", help="add an interval to every value, from N resamples")
     parser.add_argument("--permutations", type=int, metavar="N", help="add p-values, from N permutations")
     parser.add_argument("--live", action="store_true", help="never keep features: read them batch by batch")
+    add_features(parser)
     tasks = 'downstream tasks for forms of TD: {"life": {"animal": [2, 3], "vehicle": [0, 1]}, …}'
     parser.add_argument("--tasks", type=Path, metavar="FILE.json", help=tasks)
     add_conditions(parser)
@@ -74,12 +83,17 @@ def run(arguments: argparse.Namespace) -> None:
     groups = read_tasks(arguments.tasks) if arguments.tasks else {}
     networks = _networks(arguments)
     for network, side in zip(networks, "ab", strict=True):
-        select_layers(network, _of(arguments, "layers", side))  # a wrong name is told of before an attack, not after
+        select_layers(
+            network, option_of(arguments, "layers", side)
+        )  # a wrong name is told of before an attack, not after
     data = asked_images(arguments)
+    if arguments.dry_run:
+        print_plans(arguments, networks, data)
+        return
     tasks = {name: _task(name, of, data, arguments.tasks) for name, of in groups.items()}
     metrics = [_with_inputs(metric, data) for metric in metrics]
     shown = conditions(arguments, networks, data)
-    sides = _sides(arguments, networks, shown.images)
+    sides = sides_of(arguments, networks, shown.images)
     results = []
     for metric in metrics:
         matrix = _asked(arguments, sides, metric, tasks)
@@ -93,6 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
     facts |= {"networks": {n.name: n.provenance for n in networks}, "versions": versions(), "tasks": groups}
     facts["conditions"] = shown.facts
     facts["sides"] = [_seen(side) for side in sides]
+    facts["features"] = [folder_of(side) for side in sides]
     write_text(arguments.out / "summary.json", json.dumps(facts, indent=1))
     print_conditions(shown.facts)
     _print_sides(facts["sides"])
@@ -115,10 +130,15 @@ def _check_options(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) < 20:
             got = f"{getattr(arguments, name)}"
             raise ValueError(message("repsim", f"--{name} must be at least 20", got, "200 is usual"))
-    if arguments.live and (resampling or arguments.tasks):
-        given = ", ".join(f"--{name}" for name in [*resampling, *(["tasks"] if arguments.tasks else [])])
+    kept = [name for name in ("keep_features", "memory", "dry_run") if arguments.live and getattr(arguments, name)]
+    if arguments.live and (resampling or arguments.tasks or kept):
+        names = [*resampling, *(["tasks"] if arguments.tasks else []), *kept]
+        given = ", ".join("--plan" if name == "dry_run" else f"--{name.replace('_', '-')}" for name in names)
         advice = "Leave --live out, or the others"
         raise ValueError(message("repsim", "--live keeps no features to go back to", given, advice))
+    if arguments.keep_features and arguments.no_features:
+        got, advice = "--keep-features and --no-features", "Leave one of them out"
+        raise ValueError(message("repsim", "features are kept, or not", got, advice))
     if arguments.tasks and resampling:
         given = f"--tasks and --{resampling[0]}"
         raise ValueError(message("repsim", "resampling takes one task, the labels", given, "Leave one of them out"))
@@ -147,28 +167,6 @@ def _task(name: str, groups: TaskGroups, data: ImageSet, path: Path) -> Tensor:
         return coarser(data.labels, groups)
     except ValueError as error:
         raise ValueError(f"{path}, task {name!r}: {error}") from error
-
-
-def _sides(arguments: argparse.Namespace, networks: tuple[Network, Network], shown: tuple[ImageSet, ImageSet]) -> Sides:
-    """The networks over the images they are shown; the same object twice for a network with itself."""
-    make = live if arguments.live else extract
-    default = "flatten" if arguments.live else "auto"
-    chosen = [(_of(arguments, "layers", side), _of(arguments, "reduction", side) or default) for side in "ab"]
-    alone = networks[0] is networks[1] and shown[0] is shown[1] and chosen[0] == chosen[1]
-    sides = []
-    for network, data, (layers, reduction) in list(zip(networks, shown, chosen, strict=True))[: 1 if alone else 2]:
-        side = make(network, data, layers=layers, reduction=reduction, batch_size=arguments.batch_size)
-        if isinstance(side, Activations) and arguments.device:
-            side = replace(side, features={layer: side[layer].to(arguments.device) for layer in side})
-        sides.append(side)
-    print("\n".join(map(repr, [shown[0].origin or shown[0], *sides])))
-    return sides[0], sides[-1]
-
-
-def _of(arguments: argparse.Namespace, option: str, side: str) -> Any:
-    """An option of one side, or else of both."""
-    own = getattr(arguments, f"{option}_{side}")
-    return getattr(arguments, option) if own is None else own
 
 
 def _asked(

@@ -1,10 +1,10 @@
-"""What the two sides of `repsim compare` are shown: the images as they are, attacked, or corrupted."""
+"""The two sides of `repsim compare`: what each is shown, and where its features go."""
 
 import argparse
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,28 @@ from repsim._common.references import users_function
 from repsim.cli.tables import file_name, number, print_table
 from repsim.data.image_set import ImageSet
 from repsim.data.stored import read_images, write_images
+from repsim.features.activations import Activations
+from repsim.features.extraction import plan
+from repsim.features.live_activations import LiveActivations, live
+from repsim.features.store.budget import budget_of, free_at
+from repsim.features.store.one_run import Extraction
+from repsim.features.store.stored_features import StoredFeatures
 from repsim.networks.answers import NoLogits, accuracy
 from repsim.networks.network import Network
 from repsim.networks.weight_files import weights_digest
+from repsim.numerics.memory import bytes_of, readable
 from repsim.robustness import ThreatModel
 from repsim.robustness.adversarial_sets import adversarial
 from repsim.robustness.corruptions import CORRUPTIONS, corrupt, is_own_corruption, parse_corruption
 
 #: Images per forward pass where answers are counted.
 _ROWS = 64
+
+
+#: Features that would take a larger share of the free disk are not kept unasked.
+_SHARE = 0.1
+
+Sides = tuple[Activations, Activations] | tuple[LiveActivations, LiveActivations]
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,50 @@ def print_conditions(facts: dict[str, dict[str, Any]]) -> None:
         print()
 
 
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say where features go."""
+    parser.add_argument("--plan", dest="dry_run", action="store_true", help="print the bytes of every layer and stop")
+    most = 'what features may take in memory, as in "8GB"; default: most of what is free'
+    parser.add_argument("--memory", metavar="SIZE", help=most)
+    kept = "where features are kept, so that another metric runs no network; default: features in the folder of --out"
+    parser.add_argument("--keep-features", type=Path, metavar="DIR", help=kept)
+    parser.add_argument("--no-features", action="store_true", help="keep no features")
+
+
+def sides_of(
+    arguments: argparse.Namespace, networks: tuple[Network, Network], shown: tuple[ImageSet, ImageSet]
+) -> Sides:
+    """The networks over the images they are shown; the same object twice for a network with itself."""
+    each = _each(arguments, networks, shown)
+    sides: list[Any] = [_live(arguments, *one) if arguments.live else _kept(arguments, *one) for one in each]
+    print("\n".join(map(repr, [shown[0].origin or shown[0], *sides])))
+    if folders := {Path(folder).parent for side in sides if (folder := folder_of(side))}:
+        where = ", ".join(sorted(map(str, folders)))
+        print(f"features kept in {where}: another metric runs no network; --no-features keeps none")
+    return sides[0], sides[-1]
+
+
+def folder_of(side: Activations | LiveActivations) -> str | None:
+    """Where a side's features are kept; None where they are not."""
+    features = side.features if isinstance(side, Activations) else None
+    return str(features.folder) if isinstance(features, StoredFeatures) else None
+
+
+def option_of(arguments: argparse.Namespace, option: str, side: str) -> Any:
+    """An option of one side, "a" or "b", or else of both."""
+    own = getattr(arguments, f"{option}_{side}")
+    return getattr(arguments, option) if own is None else own
+
+
+def print_plans(arguments: argparse.Namespace, networks: tuple[Network, Network], data: ImageSet) -> None:
+    """What the features of both sides will take, and what there is for them."""
+    for network, images, layers, reduction in _each(arguments, networks, (data, data)):
+        print(plan(network, images, layers=layers, reduction=reduction, batch_size=arguments.batch_size))
+    budget = budget_of(None if arguments.memory is None else bytes_of(arguments.memory, "repsim"))
+    disk = "" if arguments.no_features else f", {readable(free_at(arguments.keep_features or arguments.out))} of disk"
+    print(f"free: {'unknown' if budget is None else readable(budget)} of memory to use{disk}")
+
+
 def _condition(side: str, text: str | None) -> ThreatModel | str | None:
     """A threat model, a corruption's text, or None for the images as they are."""
     if text is None or text == "none":
@@ -170,3 +227,32 @@ def _accuracy(network: Network, data: ImageSet) -> float | None:
         return accuracy(network, data, "compare", progress=f"answers of {network.name}")
     except NoLogits:
         return None
+
+
+def _each(
+    arguments: argparse.Namespace, networks: tuple[Network, Network], shown: tuple[ImageSet, ImageSet]
+) -> list[tuple[Network, ImageSet, Any, str]]:
+    """(network, images, layers, reduction) of both sides; of one where they are the same."""
+    default = "flatten" if arguments.live else "auto"
+    how = [(option_of(arguments, "layers", s), option_of(arguments, "reduction", s) or default) for s in "ab"]
+    alone = networks[0] is networks[1] and shown[0] is shown[1] and how[0] == how[1]
+    both = [(net, data, *chosen) for net, data, chosen in zip(networks, shown, how, strict=True)]
+    return both[: 1 if alone else 2]
+
+
+def _live(arguments: argparse.Namespace, network: Network, data: ImageSet, layers: Any, reduction: str) -> Any:
+    return live(network, data, layers=layers, reduction=reduction, batch_size=arguments.batch_size)
+
+
+def _kept(arguments: argparse.Namespace, network: Network, data: ImageSet, layers: Any, reduction: str) -> Activations:
+    """Features in a store, of as many bytes as do no harm there where none was named; else in memory."""
+    options = layers, reduction, None, arguments.batch_size, None, None, None, None, arguments.memory, True
+    run = Extraction.of(network, data, "extract", *options)
+    if arguments.no_features:
+        side = run.in_memory()
+    else:
+        place = (arguments.keep_features or arguments.out / "features") / f"{file_name(network.name)}-{{key}}"
+        side = run.stored(place, share=1 if arguments.keep_features else _SHARE)
+    if arguments.device:
+        return replace(side, features={layer: side[layer].to(arguments.device) for layer in side})
+    return side

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from repsim._common.checks import ABSENT, is_finite
 from repsim._common.labels import class_labels, plain_array
 from repsim._common.messages import did_you_mean, message
+from repsim.features.store.stored_features import StoredFeatures, open_store
+from repsim.features.store.writer import write_store
 
 #: (layer's number, place of the first row, features) -> None
 Write = Callable[[int, int, Float[Tensor, "m _p"]], None]
@@ -46,19 +49,15 @@ class Activations:
     def __post_init__(self) -> None:
         if not self.features:
             raise ValueError(message("Activations", "there must be a layer", "none", "Choose other layers"))
-        n: int | None = None
-        for layer, x in self.features.items():
+        n = self.features.n if isinstance(self.features, StoredFeatures) else None
+        # What a store holds was looked at when it was written, and is compared with its checksums when it is read.
+        for layer, x in self.features.items() if n is None else ():
             if x.ndim != 2 or not x.is_floating_point() or x.requires_grad or 0 in x.shape:
                 grad = ", requires grad" if x.requires_grad else ""
                 got = f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}{grad}"
                 advice = "Flatten or pool to two axes, convert with .float(), detach"
                 raise ValueError(
-                    message(
-                        "Activations",
-                        f"layer {layer!r} must be (n, p), floating point, detached",
-                        got,
-                        advice,
-                    )
+                    message("Activations", f"layer {layer!r} must be (n, p), floating point, detached", got, advice)
                 )
             n = len(x) if n is None else n
             if len(x) != n:
@@ -84,22 +83,31 @@ class Activations:
     @property
     def widths(self) -> tuple[int, ...]:
         """Features per sample of each layer."""
-        return tuple(x.shape[1] for x in self.features.values())
+        return tuple(width for width, _ in self._shapes)
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
         """The type of each layer's features."""
-        return tuple(x.dtype for x in self.features.values())
+        return tuple(dtype for _, dtype in self._shapes)
 
     @property
     def device(self) -> torch.device:
         """Where the features are."""
+        if isinstance(self.features, StoredFeatures):
+            return torch.device("cpu")
         return next(iter(self.features.values())).device
 
     @property
     def n(self) -> int:
         """How many samples."""
-        return len(next(iter(self.features.values())))
+        return self.features.n if isinstance(self.features, StoredFeatures) else len(next(iter(self.features.values())))
+
+    @property
+    def _shapes(self) -> list[tuple[int, torch.dtype]]:
+        """Width and type of each layer; those of a store are known without reading it."""
+        if isinstance(self.features, StoredFeatures):
+            return self.features.shapes
+        return [(x.shape[1], x.dtype) for x in self.features.values()]
 
     @property
     def accuracy(self) -> float | None:
@@ -127,6 +135,9 @@ class Activations:
             rows: Which samples.
             write: Called with the layer's number, the place of the first row among those asked for, and the features.
         """
+        if isinstance(self.features, StoredFeatures):
+            self.features.read(rows, write)
+            return
         for number, layer in enumerate(self):
             write(number, 0, self[layer][rows])
 
@@ -144,7 +155,7 @@ class Activations:
         return len(self.features)
 
     def __repr__(self) -> str:
-        widths = sorted({x.shape[1] for x in self.features.values()})
+        widths = sorted(set(self.widths))
         span = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
         size = f"{len(self)} layers × {self.n:,} samples, width {span}, {self.reduction}"
         own = "" if self.accuracy is None else f", own head {self.accuracy:.3f} right"
@@ -194,6 +205,47 @@ class Activations:
         names = None if ids is None else tuple(map(str, ids))
         logits = None if outputs is None else torch.as_tensor(plain_array(outputs, "Activations", "outputs")).detach()
         return cls(features, tensor, digest, name, ids=names, outputs=logits)
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype | str | None = None) -> Path:
+        """Writes everything to a folder of its own, whole or not at all: one safetensors file per layer and a manifest.
+
+        Args:
+            folder: A folder that is not there or empty.
+            dtype: "float32" or "float16"; None keeps each layer's own type.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: A folder that holds something, or numbers that do not fit into the type.
+            OSError: It could not be written; nothing is left.
+        """
+        facts = {"name": self.name, "digest": self.digest, "reduction": self.reduction}
+        facts |= {"provenance": dict(self.provenance), "ids": self.ids}
+        facts["labels"] = None if self.labels is None else self.labels.tolist()
+        return write_store(Path(folder), self.features, self.outputs, facts, dtype, "Activations.save")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Activations":
+        """Opens what `save` or `extract(store=)` has written. Nothing in it is executed.
+
+        Features stay on disk and are mapped into memory as they are used. A layer is compared with its checksums when
+        it is asked for the first time, rows that are read alone when they are read.
+
+        Args:
+            folder: The store.
+
+        Raises:
+            FileNotFoundError: No store, or a file of it is missing.
+            ValueError: A folder that is no store, one that is not finished, or damaged; flipped bytes when they are
+                read.
+        """
+        manifest, features = open_store(Path(folder), "Activations.load")
+        facts = manifest.facts
+        labels = None if facts["labels"] is None else torch.tensor(facts["labels"], dtype=torch.int64)
+        ids = None if facts["ids"] is None else tuple(facts["ids"])
+        given = facts["digest"], facts["name"], facts["reduction"], facts["provenance"], ids, features.outputs()
+        return cls(features, labels, *given)
 
 
 class Side(Protocol):

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import default_collate
 
 from repsim._common.labels import class_labels
 from repsim._common.messages import message, some
@@ -40,39 +39,6 @@ class Inputs:
     left_out: tuple[str, ...]
 
 
-def batches_of(data: Any, function: str) -> Iterable[Any]:
-    """What to read of some data: one tensor, batches as they come, or the samples of a data set, in order.
-
-    A data set is what has a length and items and cannot be iterated over: its length says where it ends. Samples that
-    are dicts stay what they are; others are put into batches.
-
-    Raises:
-        TypeError: Samples that hold no numbers, such as pictures that no transform has made tensors of.
-        ValueError: Samples of several shapes.
-    """
-    if isinstance(data, Tensor):
-        return [data]
-    if hasattr(data, "__iter__") or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        return data
-    samples = [data[i] for i in range(len(data))]
-    if all(map(_is_mapping, samples)):
-        return [_Sample(sample) for sample in samples]
-    try:
-        return [default_collate(samples)] if samples else []
-    except TypeError as error:
-        found = samples[0][0] if isinstance(samples[0], list | tuple) else samples[0]
-        advice = "Give the data set a transform that makes tensors, such as torchvision's ToTensor()"
-        raise TypeError(message(function, "samples must hold numbers", type(found).__name__, advice)) from error
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        must, advice = "all samples must have one shape", "Resize or pad them; sequences as dicts with attention_mask"
-        raise ValueError(message(function, must, reason, advice)) from error
-
-
-class _Sample(dict[str, Any]):
-    """One sample that is a dict, and no batch."""
-
-
 def read_batches(batches: Iterable[Any], function: str) -> Inputs:
     """Puts batches together: x, (x, y), (x1, x2, …, y), ((x1, x2), y), or dicts; or samples that are dicts.
 
@@ -86,28 +52,52 @@ def read_batches(batches: Iterable[Any], function: str) -> Inputs:
     parts, labels, left = [], list[Tensor | None](), dict[str, None]()
     samples: list[Mapping[str, Any]] = []
     for batch in batches:
-        if _is_mapping(batch) and _is_sample(batch):
+        if is_sample(batch):
             samples.append(batch)
             continue
-        x, y = _named(batch, left) if _is_mapping(batch) else _ordered(batch, function)
-        if not tree_leaves(x) or not all(isinstance(leaf, Tensor) for leaf in tree_leaves(x)):
-            advice = "Pass an ImageSet, a tensor, or batches x, (x, y), or dicts of tensors"
-            got = type(x).__name__ if not _is_mapping(batch) else f"a dict with {some(map(str, batch))}"
-            raise TypeError(message(function, "batches must be tensors", got, advice))
-        if isinstance(y, Tensor) and y.is_floating_point() and len(y) == len(tree_leaves(x)[0]):
-            got = str(y.dtype).removeprefix("torch.")
-            advice = "Pass class indices, or batches without labels; several inputs as ((x1, x2), y)"
-            raise TypeError(message(function, "labels must be integers", got, advice))
+        x, y = parted(batch, left, function)
         parts.append(x)
-        labels.append(y if isinstance(y, Tensor) and y.ndim == 1 else None)
+        labels.append(y)
     if samples and not parts:
-        x, y = _collated(samples, left, function)
+        x, y = collated(samples, left, function)
         parts, labels = [x], [y]
     if not parts:
         raise ValueError(message(function, "there must be samples", "none", "Pass a loader that is not empty"))
-    whole = _together(parts, function)
     known = [y for y in labels if y is not None]
-    return Inputs(whole, class_labels(torch.cat(known), function) if len(known) == len(parts) else None, tuple(left))
+    every = class_labels(torch.cat(known), function) if len(known) == len(parts) else None
+    return Inputs(together(parts, function), every, tuple(left))
+
+
+def parted(batch: Any, left: dict[str, None], function: str) -> tuple[Any, Tensor | None]:
+    """The inputs of one batch, and its labels where it has them.
+
+    Args:
+        batch: As for `read_batches`.
+        left: Names of what no network takes are added to it.
+        function: Who asks, for messages.
+    """
+    x, y = _named(batch, left) if _is_mapping(batch) else _ordered(batch, function)
+    if not tree_leaves(x) or not all(isinstance(leaf, Tensor) for leaf in tree_leaves(x)):
+        advice = "Pass an ImageSet, a tensor, or batches x, (x, y), or dicts of tensors"
+        got = type(x).__name__ if not _is_mapping(batch) else f"a dict with {some(map(str, batch))}"
+        raise TypeError(message(function, "batches must be tensors", got, advice))
+    if isinstance(y, Tensor) and y.is_floating_point() and len(y) == len(tree_leaves(x)[0]):
+        got = str(y.dtype).removeprefix("torch.")
+        advice = "Pass class indices, or batches without labels; several inputs as ((x1, x2), y)"
+        raise TypeError(message(function, "labels must be integers", got, advice))
+    return x, y if isinstance(y, Tensor) and y.ndim == 1 else None
+
+
+def is_sample(batch: Any) -> bool:
+    """Whether a dict is one sample and no batch: its label is a number, or its tokens are a list of numbers."""
+    if not _is_mapping(batch):
+        return False
+    if any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
+        return True
+    tokens = batch.get("input_ids", batch.get("attention_mask"))
+    if isinstance(tokens, Tensor):
+        return tokens.ndim == 1
+    return isinstance(tokens, Sequence) and len(tokens) > 0 and isinstance(tokens[0], int)
 
 
 def rows_of(batch: Any) -> int:
@@ -184,16 +174,6 @@ def _is_mask(mask: Any) -> bool:
     return isinstance(mask, Tensor) and mask.ndim == 2 and not (mask.is_floating_point() and bool((mask < 0).any()))
 
 
-def _is_sample(batch: Mapping[str, Any]) -> bool:
-    """Whether a dict is one sample and no batch: its label is a number, or its tokens are a list of numbers."""
-    if isinstance(batch, _Sample) or any(isinstance(batch.get(key), int) or _scalar(batch.get(key)) for key in _LABELS):
-        return True
-    tokens = batch.get("input_ids", batch.get("attention_mask"))
-    if isinstance(tokens, Tensor):
-        return tokens.ndim == 1
-    return isinstance(tokens, Sequence) and len(tokens) > 0 and isinstance(tokens[0], int)
-
-
 def _scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 0
 
@@ -232,7 +212,7 @@ def _ordered(batch: Any, function: str) -> tuple[Any, Any]:
     return (inputs[0] if len(inputs) == 1 else tuple(inputs)), rest[0] if rest else None
 
 
-def _collated(
+def collated(
     samples: Sequence[Mapping[str, Any]], left: dict[str, None], function: str
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """Samples that are dicts, as one batch; lists of unequal length are padded with zeros, and get a mask."""
@@ -264,7 +244,7 @@ def _fits(samples: Sequence[Mapping[str, Any]], key: Any) -> bool:
         return False
 
 
-def _together(parts: Sequence[Any], function: str) -> Any:
+def together(parts: Sequence[Any], function: str) -> Any:
     """Batches in one, sequences of unequal length padded."""
     first = parts[0]
     if isinstance(first, Mapping):

@@ -1,36 +1,30 @@
 """Hooks: a network and images in, `Activations` out."""
 
-import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from repsim._common.messages import message
-from repsim._common.progress import progress_bar
-from repsim._common.provenance import CautionWarning
 from repsim.data.image_set import ImageSet
 from repsim.data.text_set import TextSet
-from repsim.features.activations import Activations, outputs_caution
-from repsim.features.batches import Call, rows_of
-from repsim.features.forward import TappedNetwork
-from repsim.features.reductions import Choice, Reductions
-from repsim.features.source import Source
-from repsim.networks.answers import CPU_ROWS, own_answer
+from repsim.features.activations import Activations
+from repsim.features.batches import Call
+from repsim.features.reductions import Choice
+from repsim.features.store.budget import Plan
+from repsim.features.store.one_run import Extraction
+from repsim.networks.answers import CPU_ROWS
 from repsim.networks.layers import Layers, select_layers
-from repsim.networks.network import Network, bare
-from repsim.numerics.memory import available_memory, empty_rows
-from repsim.robustness.adversarial_sets import Condition, under
+from repsim.robustness.adversarial_sets import Condition
 
 __all__ = ["CPU_ROWS", "Layers", "extract", "select_layers"]
 
 
 def extract(
     net: nn.Module,
-    data: ImageSet | TextSet | Tensor | Dataset[Any] | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Iterable[Any] | Dataset[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "auto",
@@ -39,6 +33,9 @@ def extract(
     name: str | None = None,
     attack: Condition | None = None,
     call: Call | None = None,
+    dtype: torch.dtype | str | None = None,
+    store: str | Path | None = None,
+    memory: int | str | None = None,
     progress: bool = True,
 ) -> Activations:
     """Runs a network over samples and keeps what its layers answer.
@@ -50,10 +47,10 @@ def extract(
     Args:
         net: A `Network` of `load_model` (takes pixels in [0, 1]) or any module; wrappers such as
             DataParallel are looked through, so layer names are the bare network's.
-        data: An `ImageSet`, a `TextSet`, a tensor, or batches that come in the same order each time, such as a
-            DataLoader that does not shuffle: x, (x, y), several inputs ((x1, x2), y), or dicts as tokenizers make them,
-            with their labels under a name; or a data set of samples, read to its length. Padding, as an attention_mask
-            tells it, enters no mean.
+        data: An `ImageSet`, a `TextSet`, a tensor, a data set of PyTorch or Hugging Face, or batches that come in the
+            same order each time, such as a DataLoader that does not shuffle: x, (x, y), several inputs ((x1, x2), y),
+            or dicts as tokenizers make them, with their labels under a name. Padding, as an attention_mask tells it,
+            enters no mean. Batches are read as the network needs them and not kept, but for tokens.
         layers: None for every leaf module and every block; "blocks" for the short list, one per block; a name or glob
             ("layer*.*"; `*` does not cross a dot, "**.conv*" reaches any depth), a list of these, or a function
             (name, module) -> bool. Modules that compiling, parametrising and quantising put in are no layers.
@@ -74,6 +71,14 @@ def extract(
             be compared with features of the clean images.
         call: Runs the network on a batch, (network, batch) -> output, where that is not network(x), network(*x) or
             network(**x): `lambda net, batch: net.get_image_features(batch)`.
+        dtype: What features are kept as, "float32" or "float16"; None keeps the type that each layer answers in.
+        store: A folder that the features are written to instead of memory, batch by batch, and read from when they are
+            used (see `Activations.load`). A run that was killed goes on from its last whole batch; features that are
+            there already are taken as they are, and no network is run. A store of other weights, samples, layers or
+            settings is never taken or written over. "{key}" in the name stands for eight letters that differ with any
+            of these, as in "features/resnet20-{key}".
+        memory: Bytes that the features may take in memory, as in "8GB"; None is four fifths of what is free. Larger
+            ones go to a store in the folder for temporary files, which is removed with them, and a line says so.
         progress: Show a bar when it takes more than two seconds.
 
     Returns:
@@ -87,93 +92,59 @@ def extract(
         ValueError: An unknown layer, a layer that never ran, one that was asked for and has no row per sample, or whose
             axes are not clear; inputs that the network does not take or fails on; a reduction that does not fit the
             output, a shuffling loader; as for `adversarial`.
+            A number too large for `dtype`. A store of something else, one that is damaged, or that another process
+            writes to.
         TypeError: An attack on data that is no `ImageSet`.
-        MemoryError: Features that would not fit into memory.
+        MemoryError: Features that fit neither into memory nor on the disk; three changes that help are named.
+        OSError: A disk without room for the features; what is written by then stays, and is gone on from.
 
     Warns:
         CautionWarning: Outputs that do not fit the labels: another number of classes, or fewer right than by chance;
             layers that are left out as it is not clear which of their axes are features; a network whose
-            answer to a sample depends on the rest of its batch.
+            answer to a sample depends on the rest of its batch; features that are above `memory`.
 
     Cost:
         The forward passes, and one copy of the features; before them three passes over two or three samples, which find
         out the axes, and the attack, where there is one.
     """
-    reductions = Reductions(reduction)
-    forward = TappedNetwork(net, layers, reductions, axes, "extract", name, call)
-    if attack is not None:
-        data = under(net, data, attack, progress=progress)
-    source = Source.of(data, "extract", getattr(bare(net, until=Network), "tokenizer", None))
-    step = forward.step(batch_size)
-    forward.look(source.first)
-    _check_room(forward, source)
-    buffers, answers = _Buffers(source.n), _Answers()
-    bar = progress_bar(source.n, f"extract {forward.name}", "sample", show=progress)
-    with forward.recording(buffers.write) as run, bar:
-        for x in source.batches(step):
-            count = rows_of(x)
-            buffers.begin(count)
-            answers.add(run(x), count)
-            buffers.end()
-            bar.update(count)
-    told = {**source.facts, **forward.facts, "layers_that_never_ran": forward.never_ran()}
-    provenance = {**forward.provenance, **told}
-    given = source.labels, source.digest, source.called(forward.name), reductions.name, provenance, source.ids
-    outputs = None if getattr(bare(net, until=Network), "headless", False) else answers.together()
-    made = Activations(buffers.features, *given, outputs)
-    if caution := outputs_caution(made, source.classes):
-        warnings.warn(f"extract: {caution}", CautionWarning, stacklevel=2)
-    return made
+    options = layers, reduction, axes, batch_size, name, attack, call, dtype, memory, progress
+    run = Extraction.of(net, data, "extract", *options)
+    return run.in_memory() if store is None else run.stored(store)
 
 
-def _check_room(forward: TappedNetwork, source: Source) -> None:
-    """Two rows tell how wide all features are, and whether they would fit, before the first batch is run."""
-    need: dict[str, int] = {}
+def plan(
+    net: nn.Module,
+    data: ImageSet | TextSet | Tensor | Iterable[Any] | Dataset[Any],
+    *,
+    layers: Layers = None,
+    reduction: Choice = "auto",
+    axes: Mapping[str, str] | None = None,
+    batch_size: int = 256,
+    name: str | None = None,
+    call: Call | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> Plan:
+    """What `extract` with the same arguments will take: bytes of every layer, and about how many seconds.
 
-    def count(layer: str, rows: Float[Tensor, "b p"]) -> None:
-        need[layer] = source.n * rows.shape[1] * rows.element_size()
+    Args:
+        net: As for `extract`.
+        data: As for `extract`; of an iterator, the first batch is used up.
+        layers: As for `extract`.
+        reduction: As for `extract`.
+        axes: As for `extract`.
+        batch_size: As for `extract`.
+        name: As for `extract`.
+        call: As for `extract`.
+        dtype: As for `extract`.
 
-    with forward.recording(count) as run:
-        run(source.first(2))
-    needed, have = sum(need.values()), available_memory()
-    if have is not None and needed > have:
-        got = f"{needed / 2**30:.1f} GiB for {source.n:,} samples with {have / 2**30:.1f} GiB free"
-        advice = 'Use reduction="mean", fewer layers or fewer samples'
-        raise MemoryError(message("extract", "the features must fit into memory", got, advice))
+    Returns:
+        The plan; `print` shows it as a table.
 
+    Raises:
+        ValueError: As for `extract`.
 
-class _Answers:
-    """What the network itself answers, as long as that is one row of numbers per sample."""
-
-    def __init__(self) -> None:
-        self._parts: list[Tensor] | None = []
-
-    def add(self, answer: Any, rows: int) -> None:
-        answer = own_answer(answer)
-        plain = isinstance(answer, Tensor) and answer.is_floating_point() and answer.ndim == 2 and len(answer) == rows
-        if self._parts is not None and plain and all(p.shape[1] == answer.shape[1] for p in self._parts[:1]):
-            self._parts.append(answer.detach().cpu().clone())
-        else:
-            self._parts = None
-
-    def together(self) -> Tensor | None:
-        return torch.cat(self._parts) if self._parts else None
-
-
-class _Buffers:
-    """Room for all rows of every layer, allocated once, in order of execution."""
-
-    def __init__(self, n: int) -> None:
-        self.features: dict[str, Tensor] = {}
-        self._n, self._start, self._rows = n, 0, 0
-
-    def begin(self, rows: int) -> None:
-        self._rows = rows
-
-    def write(self, layer: str, rows: Float[Tensor, "b p"]) -> None:
-        if self._start == 0:
-            self.features[layer] = empty_rows(self._n, rows.shape[1], rows.dtype)
-        self.features[layer][self._start : self._start + self._rows].copy_(rows)
-
-    def end(self) -> None:
-        self._start += self._rows
+    Cost:
+        Passes over a few samples, and two over one batch.
+    """
+    options = layers, reduction, axes, batch_size, name, None, call, dtype, None, False
+    return Extraction.of(net, data, "plan", *options).timed()

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from repsim._common.messages import did_you_mean, message, some
-from repsim._common.provenance import CautionWarning
+from repsim._common.provenance import CautionWarning, first_line_outside
 from repsim.features.batches import Call, call_network, check_call, masks_of, rows_of
 from repsim.features.dry_runs import DryRuns, dry_runs
 from repsim.features.evidence import FEW, Finding, LeftOut, Undecided
+from repsim.features.inputs.masks import mask_for
 from repsim.features.layout import Layout
-from repsim.features.masks import mask_for
 from repsim.features.reductions import Output, Reduction, Reductions, means
 from repsim.features.running import first_tensor, input_type, moved, observed, tensors_in
 from repsim.networks.answers import CPU_ROWS
@@ -77,6 +77,11 @@ class TappedNetwork:
         self._left_out: dict[str, str] = {}
         self._hooked = self._tapped
         self._ran: set[str] = set()
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The modules that are looked at, before it is known which of them run."""
+        return tuple(self._tapped)
 
     def step(self, batch_size: int) -> int:
         """Rows per forward pass where `batch_size` are asked for."""
@@ -254,7 +259,7 @@ class TappedNetwork:
             reason = "random numbers that it draws" if runs.random else "the rest of its batch"
             said.append(f"{self.name}: the answer to a sample depends on {reason}, so features change with the batches")
         for text in said:
-            warnings.warn(f"{self._function}: {text}", CautionWarning, stacklevel=4)
+            warnings.warn(f"{self._function}: {text}", CautionWarning, stacklevel=first_line_outside())
         self.facts |= {"cautions": said} if said else {}
 
 

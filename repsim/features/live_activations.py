@@ -121,7 +121,7 @@ class LiveActivations:
 
 def live(
     net: nn.Module,
-    data: ImageSet | TextSet | Tensor | Dataset[Any] | Iterable[Any],
+    data: ImageSet | TextSet | Tensor | Iterable[Any] | Dataset[Any],
     *,
     layers: Layers = None,
     reduction: Choice = "flatten",

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repsim._common.messages import did_you_mean, message
-from repsim.features.masks import Output, end_token, filled, masked_mean
+from repsim.features.inputs.masks import Output, end_token, filled, masked_mean
 from repsim.networks.layers import matches_glob
 
 #: What a user may choose: a name, names by glob, or a function of tokens (n, t, c) that gives rows (n, p).

@@ -1,6 +1,7 @@
 """How much room there is, and memory that is allocated once and filled again."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,28 @@ def empty_rows(n: int, p: int, dtype: torch.dtype) -> Float[Tensor, "n p"]:
         return torch.empty(n, p, dtype=dtype)
     # numpy asks the system for huge pages where PyTorch does not; first touches are several times cheaper.
     return torch.from_numpy(np.empty((n, p), dtype=str(dtype).removeprefix("torch.")))
+
+
+def bytes_of(text: int | str, function: str) -> int:
+    """A number of bytes, or a text such as "8GB", "500MB" or "1.5 GiB".
+
+    Raises:
+        ValueError: Any other text, or no bytes at all.
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+) *([kMGT]?)(i?)B?", str(text).strip().replace("K", "k"))
+    size = 0 if found is None else int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
+    if size < 1:
+        must, advice = "memory must be a number of bytes", 'Write, say, "8GB"'
+        raise ValueError(message(function, must, repr(text), advice))
+    return size
+
+
+def readable(size: int) -> str:
+    """Bytes as people read them, as in "1.5 GiB"."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("kiB", 10)):
+        if size >= 2 ** (power - 1):
+            return f"{size / 2**power:,.1f} {unit}"
+    return f"{size} bytes"
 
 
 def available_memory() -> int | None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from repsim import Activations, CautionWarning, ImageSet, Network, compare, extract, load_model
-from repsim.features import extraction as module_under_test
 from repsim.features.extraction import select_layers
 from repsim.features.reductions import Output, Reductions
+from repsim.numerics.memory import available_memory
 from repsim.robustness import ThreatModel
 from repsim.robustness.adversarial_sets import adversarial
 from tests.conftest import exactly
@@ -1071,8 +1071,12 @@ def test_a_batch_holds_at_least_one_row(batch_size: int) -> None:
 # --- Memory ---------------------------------------------------------------------------------------------------
 
 
+BUDGET = "repsim.features.store.budget"
+
+
 def test_features_that_would_not_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_under_test, "available_memory", lambda: 2**30)
+    monkeypatch.setattr(f"{BUDGET}.available_memory", lambda: 2**30)
+    monkeypatch.setattr("repsim.features.store.one_run.place_for", lambda size: None)
     n, calls = 10_000, []
 
     def widen(x: Tensor) -> Tensor:
@@ -1081,8 +1085,8 @@ def test_features_that_would_not_fit_are_refused_before_they_are_made(monkeypatc
 
     net = answering(lambda x: widen(x[:, :2]))
     text = (
-        "extract: the features must fit into memory; got 1.5 GiB for 10,000 samples with 1.0 GiB free. "
-        'Use reduction="mean", fewer layers or fewer samples.'
+        "extract: the features must fit into memory; got 1.5 GiB for 10,000 samples with 0.8 GiB to use. "
+        'Use dtype="float16" (0.7 GiB), 5,368 samples (0.8 GiB), or store= on a disk with room.'
     )
     with pytest.raises(MemoryError, match=exactly(text)):
         extract(net, torch.zeros(n, 2), batch_size=10)
@@ -1093,21 +1097,21 @@ def test_features_that_would_not_fit_are_refused_before_they_are_made(monkeypatc
 def test_the_memory_of_every_layer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity()), rows(100, 10)
     need = 3 * 100 * 10 * 4
-    monkeypatch.setattr(module_under_test, "available_memory", lambda: need)
-    assert len(extract(net, x)) == 3
-    monkeypatch.setattr(module_under_test, "available_memory", lambda: need - 1)
+    monkeypatch.setattr("repsim.features.store.one_run.place_for", lambda size: None)
+    assert len(extract(net, x, memory=need)) == 3
+    monkeypatch.setattr(f"{BUDGET}.available_memory", lambda: need)
     with pytest.raises(MemoryError, match="the features must fit into memory"):
         extract(net, x)
     assert len(extract(net, x, layers=["0", "1"])) == 2
 
 
 def test_a_system_that_does_not_tell_its_memory_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module_under_test, "available_memory", lambda: None)
+    monkeypatch.setattr(f"{BUDGET}.available_memory", lambda: None)
     assert isinstance(extract(perceptron(), rows(10, 4)), Activations)
 
 
 def test_the_memory_that_is_free_is_a_plausible_number() -> None:
-    free = module_under_test.available_memory()
+    free = available_memory()
     assert free is None or 2**20 < free < 2**50
 
 

@@ -30,8 +30,8 @@ class Run:
 
     @property
     def names(self) -> list[str]:
-        """The files there, but for the list of them."""
-        return sorted(path.name for path in self.folder.iterdir() if path.name != "run.json")
+        """The files there, but for the list of them and kept features."""
+        return sorted(path.name for path in self.folder.iterdir() if path.name not in ("run.json", "features"))
 
 
 def ran(verb: str, folder: Path, *words: Any) -> Run:

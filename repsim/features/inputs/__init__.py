@@ -1,0 +1,1 @@
+"""What networks are run over: padding, and inputs that come in order."""
