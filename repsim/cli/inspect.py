@@ -31,8 +31,11 @@ def _layers(arguments: argparse.Namespace) -> None:
 
 def _heatmap_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("matrix", type=Path, metavar="FILE.npz")
-    parser.add_argument("--out", type=Path, metavar="PICTURE", help="default: beside the file, as .png")
+    parser.add_argument(
+        "--out", type=Path, metavar="PICTURE", help="a .png, .pdf or .svg; default: beside the file, as .png"
+    )
     parser.add_argument("--limits", choices=("bounds", "data"), default="bounds", help="colour limits")
+    parser.add_argument("--cmap", help="a map of matplotlib's that ends light; reversed for distances")
     parser.add_argument("--mask", action="store_true", help="leave out the upper half of a symmetric matrix")
     parser.add_argument("--annotate", action="store_true", help="write the values into the cells")
 
@@ -42,7 +45,8 @@ def _heatmap(arguments: argparse.Namespace) -> None:
     from repsim.similarity.matrix import SimilarityMatrix
 
     matrix = SimilarityMatrix.load(arguments.matrix)
-    figure = picture(matrix, limits=arguments.limits, mask=arguments.mask, annotate=arguments.annotate)
+    shown = {"cmap": arguments.cmap, "mask": arguments.mask, "annotate": arguments.annotate}
+    figure = picture(matrix, limits=arguments.limits, **shown)
     path = arguments.out or arguments.matrix.with_suffix(".png")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150)
