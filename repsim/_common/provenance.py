@@ -3,7 +3,8 @@
 import importlib.metadata
 import platform
 
-from repsim._common.version import VERSION
+#: Of this package; a text alone, which building reads without running anything.
+VERSION = "0.2.0"
 
 
 class CautionWarning(UserWarning):

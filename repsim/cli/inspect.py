@@ -1,6 +1,7 @@
-"""The verbs that only look: layers, heatmap, metrics."""
+"""The verbs that only look: layers, heatmap, report, metrics."""
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 
@@ -53,6 +54,25 @@ def _heatmap(arguments: argparse.Namespace) -> None:
     print(f"{matrix!r}\nwritten to {path}")
 
 
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="the --out of a run")
+    parser.add_argument("--index", type=Path, metavar="FILE.html", help="of several runs; default: repsim-index.html")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from repsim._common.locks import alone
+    from repsim._common.run_folder import add_to_list
+    from repsim.studies.report import write_index, write_page
+
+    for folder in arguments.folders:
+        with alone(folder, "report", folder=True) if folder.is_dir() else contextlib.nullcontext():
+            path = write_page(folder)
+            add_to_list(folder, path.name)
+        print(f"written to {path}")
+    if len(arguments.folders) > 1 or arguments.index is not None:
+        print(f"written to {write_index(arguments.folders, arguments.index or Path('repsim-index.html'))}")
+
+
 def _no_arguments(parser: argparse.ArgumentParser) -> None:
     pass
 
@@ -67,4 +87,5 @@ def _metrics(arguments: argparse.Namespace) -> None:
 
 LAYERS = Verb(_layers_arguments, _layers, "nothing")
 HEATMAP = Verb(_heatmap_arguments, _heatmap, "file")
+REPORT = Verb(_report_arguments, _report, "nothing")
 METRICS = Verb(_no_arguments, _metrics, "nothing")

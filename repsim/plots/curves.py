@@ -9,8 +9,8 @@ import numpy as np
 from repsim._common.messages import did_you_mean, message
 from repsim.plots.colours import Limits, colour_limits
 from repsim.plots.label_placement import write_numbers
-from repsim.plots.paper import sized
 from repsim.plots.protocols import CertifiedAnswers, Matrix, PenaltyCurve
+from repsim.plots.publication import sized
 from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,

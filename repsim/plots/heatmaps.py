@@ -23,8 +23,8 @@ from repsim.plots.colours import (
     is_signed,
     mark_zero,
 )
-from repsim.plots.paper import sized
 from repsim.plots.protocols import Matrix, Outline
+from repsim.plots.publication import sized
 from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,

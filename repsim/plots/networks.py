@@ -12,8 +12,8 @@ from repsim._common.messages import message, some
 from repsim.plots.colours import Limits, apart
 from repsim.plots.heatmaps import heatmap, prepare
 from repsim.plots.label_placement import name_points
-from repsim.plots.paper import sized
 from repsim.plots.protocols import Matrix
+from repsim.plots.publication import sized
 from repsim.plots.style import as_text, axis_points, distinct, thin
 
 if TYPE_CHECKING:

@@ -120,7 +120,9 @@ def test_a_notebook_shows_the_picture_and_the_cautions_as_text() -> None:
 
 def test_everything_has_a_table_and_shows_it_as_text() -> None:
     rng = np.random.default_rng(0)
-    a = repsim.Activations.from_arrays({BAD: rng.standard_normal((30, 3)), "fc": rng.standard_normal((30, 2))}, name=BAD)
+    a = repsim.Activations.from_arrays(
+        {BAD: rng.standard_normal((30, 3)), "fc": rng.standard_normal((30, 2))}, name=BAD
+    )
     frame = a.to_frame()
     assert list(frame["width"]) == [3, 2]
     assert frame["std"][1] == pytest.approx(a["fc"].std(correction=0).item())
