@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from repsim._common.alone import check_alone
 from repsim._common.moved import tell_of_moved_modules
-from repsim._common.version import VERSION as __version__
+from repsim._common.provenance import VERSION as __version__
 
 if TYPE_CHECKING:
     from repsim import metrics, plots

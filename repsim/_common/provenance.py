@@ -5,7 +5,8 @@ import platform
 import sys
 from pathlib import Path
 
-from repsim._common.version import VERSION
+#: Of this package; a text alone, which building reads without running anything.
+VERSION = "0.2.0"
 
 
 class Note(str):

@@ -23,8 +23,13 @@ _KEPT = re.compile(r"pgd-.*-[0-9a-f]{8}\.npz")
 _ENDS = ("summary.json", "study.json")
 
 
+def is_kept(name: str) -> bool:
+    """Whether a file is one that runs leave for later ones: adversarial images."""
+    return _KEPT.fullmatch(name) is not None
+
+
 @contextlib.contextmanager
-def run_folder(folder: Path, verb: str) -> Iterator[None]:
+def run_folder(folder: Path, verb: str, *, command: str = "") -> Iterator[Mapping[str, Path]]:
     """Inside, what is written to a folder is one run's, and comes to its place when all of it is done.
 
     Then the list of its files is written, an earlier run's files are removed as a whole, by its own list, and this
@@ -36,6 +41,10 @@ def run_folder(folder: Path, verb: str) -> Iterator[None]:
     Args:
         folder: What `--out` names.
         verb: Whose run it is.
+        command: The words that began it.
+
+    Yields:
+        Name -> where it is, of the files that are written so far and not in their places yet.
 
     Raises:
         ValueError: Another process writes to the folder; or files of a run are in it of which there is no list.
@@ -44,10 +53,10 @@ def run_folder(folder: Path, verb: str) -> Iterator[None]:
     check_folder(folder)
     with alone(folder, verb, folder=True):
         remove_leftovers(folder)
-        run = _Run(folder, verb)
+        run = _Run(folder, verb, command)
         try:
             with collected(run.take):
-                yield
+                yield run.written
             run.end(finished=True)
         except BaseException:
             run.end(finished=False)
@@ -56,10 +65,21 @@ def run_folder(folder: Path, verb: str) -> Iterator[None]:
             run.forget()
 
 
+def add_to_list(folder: Path, name: str) -> None:
+    """Puts a file that was made after a run into the list of the run's files, where there is one."""
+    path = folder / LIST
+    if path.exists():
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts["files"][name] = sha256_of(folder / name)
+        write_text(path, json.dumps(facts, indent=1) + "\n")
+
+
 class _Run:
-    def __init__(self, folder: Path, verb: str) -> None:
+    def __init__(self, folder: Path, verb: str, command: str) -> None:
         self._folder, self._path = folder, folder / LIST
         self._facts: dict[str, Any] = {"verb": verb, "id": uuid.uuid4().hex, "finished": False}
+        self._facts |= {"command": command} if command else {}
+        self.written: dict[str, Path] = {}
         self._earlier = self._files_of_the_last_run(verb)
         self._waiting: dict[Path, Path] = {}
 
@@ -69,7 +89,7 @@ class _Run:
             return False
         if before := self._waiting.pop(path, None):
             before.unlink(missing_ok=True)
-        self._waiting[path] = temporary
+        self._waiting[path] = self.written[path.name] = temporary
         return True
 
     def end(self, *, finished: bool) -> None:

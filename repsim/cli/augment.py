@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{strategy.name}: {strategy.note}")
     print("\n" + "\n".join(judgement.reading))
     pictures = ", ".join(file.name for file in files if file.suffix == ".png")
-    print(f"\nwritten to {arguments.out}: {pictures}, and {len(files) + 2} files in all")
+    print(f"\nwritten to {arguments.out}: report.html, {pictures}, and {len(files) + 3} files in all")
 
 
 def _patterns(arguments: argparse.Namespace) -> dict[str, str]:
@@ -261,4 +261,4 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-AUGMENT = Verb(add_arguments, run, "folder")
+AUGMENT = Verb(add_arguments, run, "folder", page=True)

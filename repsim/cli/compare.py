@@ -69,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tasks = 'downstream tasks for forms of TD: {"life": {"animal": [2, 3], "vehicle": [0, 1]}, …}'
     parser.add_argument("--tasks", type=Path, metavar="FILE.json", help=tasks)
     add_conditions(parser)
+    parser.add_argument("--json", action="store_true", help="print what summary.json holds, and nothing else")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
 
 
@@ -112,7 +113,8 @@ def run(arguments: argparse.Namespace) -> None:
     print_conditions(shown.facts)
     _print_sides(facts["sides"])
     _print_results(results)
-    print(f"written to {arguments.out}: {', '.join(r['file'] + '.{npz,csv,png}' for r in results)}, summary.json")
+    files = [*(r["file"] + ".{npz,csv,png}" for r in results), "summary.json", "report.html"]
+    print(f"written to {arguments.out}: {', '.join(files)}")
 
 
 def _with_inputs(metric: Metric, data: ImageSet) -> Metric:
@@ -265,4 +267,4 @@ def _added(result: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-COMPARE = Verb(add_arguments, run, "folder")
+COMPARE = Verb(add_arguments, run, "folder", page=True)

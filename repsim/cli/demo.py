@@ -204,7 +204,7 @@ def _run(arguments: argparse.Namespace) -> None:
     demo = run(arguments.out)
     print(demo.text)
     pictures = ", ".join(f.name for f in demo.files if f.suffix == ".png")
-    print(f"\nwritten to {arguments.out}: {pictures}, and {len(demo.files)} files in all")
+    print(f"\nwritten to {arguments.out}: report.html, {pictures}, and {len(demo.files) + 1} files in all")
 
 
-DEMO = Verb(_add_arguments, _run, "folder")
+DEMO = Verb(_add_arguments, _run, "folder", page=True)

@@ -1,6 +1,7 @@
-"""The verbs that only look: layers, heatmap, metrics."""
+"""The verbs that only look: layers, heatmap, report, metrics."""
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -109,8 +110,11 @@ def _a_few_samples(arguments: argparse.Namespace) -> Any:
 
 def _heatmap_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("matrix", type=Path, metavar="FILE.npz")
-    parser.add_argument("--out", type=Path, metavar="PICTURE", help="default: beside the file, as .png")
+    parser.add_argument(
+        "--out", type=Path, metavar="PICTURE", help="a .png, .pdf or .svg; default: beside the file, as .png"
+    )
     parser.add_argument("--limits", choices=("bounds", "data"), default="bounds", help="colour limits")
+    parser.add_argument("--cmap", help="a map of matplotlib's that ends light; reversed for distances")
     parser.add_argument("--mask", action="store_true", help="leave out the upper half of a symmetric matrix")
     parser.add_argument("--annotate", action="store_true", help="write the values into the cells")
 
@@ -120,11 +124,31 @@ def _heatmap(arguments: argparse.Namespace) -> None:
     from repsim.similarity.matrix import SimilarityMatrix
 
     matrix = SimilarityMatrix.load(arguments.matrix)
-    figure = picture(matrix, limits=arguments.limits, mask=arguments.mask, annotate=arguments.annotate)
+    shown = {"cmap": arguments.cmap, "mask": arguments.mask, "annotate": arguments.annotate}
+    figure = picture(matrix, limits=arguments.limits, **shown)
     path = arguments.out or arguments.matrix.with_suffix(".png")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=150)
     print(f"{matrix!r}\nwritten to {path}")
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="the --out of a run")
+    parser.add_argument("--index", type=Path, metavar="FILE.html", help="of several runs; default: repsim-index.html")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from repsim._common.locks import alone
+    from repsim._common.run_folder import add_to_list
+    from repsim.studies.report import write_index, write_page
+
+    for folder in arguments.folders:
+        with alone(folder, "report", folder=True) if folder.is_dir() else contextlib.nullcontext():
+            path = write_page(folder)
+            add_to_list(folder, path.name)
+        print(f"written to {path}")
+    if len(arguments.folders) > 1 or arguments.index is not None:
+        print(f"written to {write_index(arguments.folders, arguments.index or Path('repsim-index.html'))}")
 
 
 def _no_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,4 +165,5 @@ def _metrics(arguments: argparse.Namespace) -> None:
 
 LAYERS = Verb(_layers_arguments, _layers, "nothing")
 HEATMAP = Verb(_heatmap_arguments, _heatmap, "file")
+REPORT = Verb(_report_arguments, _report, "nothing")
 METRICS = Verb(_no_arguments, _metrics, "nothing")

@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import os
+import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import repsim
@@ -13,9 +15,9 @@ from repsim._common.alone import check_alone
 from repsim._common.files import check_folder, remove_leftovers
 from repsim._common.locks import alone
 from repsim._common.messages import InternalError
-from repsim._common.version import VERSION
+from repsim._common.provenance import VERSION
 from repsim.cli.streams import careful_streams, tell
-from repsim.cli.verbs import VERBS, Verb, verb
+from repsim.cli.verbs import EXAMPLES, VERBS, Verb, verb
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +43,10 @@ def _run(words: Sequence[str]) -> int:
         arguments = _parser(words).parse_args(words)
         warnings.showwarning = lambda text, *_, **__: tell(f"caution: {text}")
         chosen = verb(arguments.verb)
-        with _target(arguments, chosen):
+        with _silent(arguments.quiet or _as_json(arguments)), _target(arguments, chosen, words):
             chosen.run(arguments)
+        if _as_json(arguments):
+            print((arguments.out / "summary.json").read_text(encoding="utf-8"))
     except InternalError:  # ours to mend, so with everything that helps
         raise
     except (ValueError, TypeError, KeyError, OSError, MemoryError, RuntimeError) as error:
@@ -60,7 +64,28 @@ def _run(words: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _target(arguments: argparse.Namespace, chosen: Verb) -> Iterator[None]:
+def _silent(silent: bool) -> Iterator[None]:
+    """Inside, nothing is printed but errors and cautions, and no bar is shown."""
+    if not silent:
+        yield
+        return
+    before = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nothing, contextlib.redirect_stdout(nothing):
+            yield
+    finally:
+        os.environ.pop("TQDM_DISABLE")
+        if before is not None:
+            os.environ["TQDM_DISABLE"] = before
+
+
+def _as_json(arguments: argparse.Namespace) -> bool:
+    return getattr(arguments, "json", False)
+
+
+@contextlib.contextmanager
+def _target(arguments: argparse.Namespace, chosen: Verb, words: Sequence[str]) -> Iterator[None]:
     """Holds what `--out` names for this run alone; nothing where nothing is written."""
     out = getattr(arguments, "out", None)
     if out is None or chosen.writes == "nothing" or getattr(arguments, "dry_run", False):
@@ -70,24 +95,46 @@ def _target(arguments: argparse.Namespace, chosen: Verb) -> Iterator[None]:
     elif chosen.writes == "folder":
         from repsim._common.run_folder import run_folder
 
-        with run_folder(out, arguments.verb):
+        command = shlex.join(["repsim", *words])
+        with run_folder(out, arguments.verb, command=command) as written:
             yield
+            if chosen.page:
+                _write_page(out, written, command)
     else:
         with alone(out, arguments.verb):
             remove_leftovers(out.parent)
             yield
 
 
+def _write_page(out: Path, written: Mapping[str, Path], command: str) -> None:
+    """The page of what a run has written; a run of hours does not fail for it."""
+    from repsim.studies.report import write_page
+
+    try:
+        write_page(out, waiting=written, command=command)
+    except (ValueError, TypeError, KeyError, ImportError) as error:
+        tell(f"caution: {out / 'report.html'} was not written ({error}); repsim report {out} makes it anew")
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser of all verbs; only the one that is meant has its options, as the others need not be imported."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show a traceback for errors")
+    common.add_argument("--quiet", action="store_true", help="print nothing but errors and cautions")
     parser = argparse.ArgumentParser(prog="repsim", description="Do these two networks see the same thing?")
     parser.add_argument("--version", action="version", version=f"repsim {VERSION}")
     verbs = parser.add_subparsers(required=True, metavar="VERB", dest="verb")
     meant = next((word for word in words if not word.startswith("-")), None)
     for name, (_, text) in VERBS.items():
-        sub = verbs.add_parser(name, help=text, description=text, parents=[common])
+        examples = "\n".join(f"  {line}" for line in EXAMPLES[name])
+        sub = verbs.add_parser(
+            name,
+            help=text,
+            description=text,
+            parents=[common],
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if name == meant:
             verb(name).add_arguments(sub)
     return parser

@@ -94,7 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
     if analyses is None:
         for name, why in left_out(**given).items():
             print(f"left out: {name}, {why}")
-    print(f"written to {arguments.out}: {', '.join(f'{part.name}.png' for part in parts)}, tables, reading.txt")
+    files = [*(f"{part.name}.png" for part in parts), "tables", "reading.txt", "report.html"]
+    print(f"written to {arguments.out}: {', '.join(files)}")
 
 
 def _groups(arguments: argparse.Namespace, option: str, given: Sequence[Sequence[str]]) -> "dict[str, list[Network]]":
@@ -188,4 +189,4 @@ def _images(arguments: argparse.Namespace, split: str | None, limit: int | None)
     return load_data(arguments.data, split=split, limit=limit, seed=arguments.seed, **data_options(arguments))
 
 
-ROBUSTNESS = Verb(add_arguments, run, "folder")
+ROBUSTNESS = Verb(add_arguments, run, "folder", page=True)

@@ -5,17 +5,21 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._common.checks import ABSENT, is_finite
+from repsim._common.html import note, table
 from repsim._common.labels import class_labels, plain_array
 from repsim._common.messages import did_you_mean, message
 from repsim.features.store.stored_features import StoredFeatures, open_store
 from repsim.features.store.writer import write_store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: (layer's number, place of the first row, features) -> None
 Write = Callable[[int, int, Float[Tensor, "m _p"]], None]
@@ -161,6 +165,19 @@ class Activations:
         own = "" if self.accuracy is None else f", own head {self.accuracy:.3f} right"
         seen = f", {normalisation_of(self.provenance)}" if "normalize" in self.provenance else ""
         return f"Activations({self.name!r}, {size}{own}{seen})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the layers."""
+        return note(repr(self), table(self.to_frame()))
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per layer: its width, type, mean and standard deviation over all its numbers."""
+        import pandas as pd
+
+        spread = [torch.std_mean(x.double(), correction=0) for x in self.features.values()]
+        told = {"layer": self.layers, "width": self.widths, "dtype": [str(d)[6:] for d in self.dtypes]}
+        moments = {"mean": [float(mean) for _, mean in spread], "std": [float(std) for std, _ in spread]}
+        return pd.DataFrame({**told, **moments, "n": self.n, "reduction": self.reduction, "name": self.name})
 
     @classmethod
     def from_arrays(

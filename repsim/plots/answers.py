@@ -7,7 +7,7 @@ import numpy as np
 
 from repsim._common.messages import message
 from repsim.plots.protocols import Answers, Images
-from repsim.plots.style import TICK_LETTERS, TICK_POINTS, axis_points, short, thin
+from repsim.plots.style import TICK_LETTERS, TICK_POINTS, as_text, axis_points, short, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def disagreement_grid(
         ax.set_axis_off()
         ax.text(0.5, 0.5, f"both give the same answer\nto all {found.n:,} held-out samples", ha="center", va="center")
         return [ax]
-    names = dict(zip([int(c) for c in found.classes], _class_names(found), strict=True))
+    names = dict(zip([int(c) for c in found.classes], _class_names(found, data), strict=True))
     axes = []
     for k in range(shown):
         ax = figure.add_subplot(lines, across, k + 1)
@@ -89,7 +89,7 @@ def disagreement_grid(
     return axes
 
 
-def confusion(found: "Answers", *, ax: "Axes | None" = None) -> "Axes":
+def confusion(found: "Answers", data: "Images | None" = None, *, ax: "Axes | None" = None) -> "Axes":
     """Draws how often A answered the row's class where B answered the column's.
 
     Only cells off the diagonal are coloured: there the answers differ. The diagonal, which holds most samples and would
@@ -97,6 +97,7 @@ def confusion(found: "Answers", *, ax: "Axes | None" = None) -> "Axes":
 
     Args:
         found: Of `repsim.disagreements`.
+        data: The images that were compared, whose classes have names.
         ax: Where; None makes a figure of a fitting size.
 
     Returns:
@@ -123,7 +124,7 @@ def confusion(found: "Answers", *, ax: "Axes | None" = None) -> "Axes":
         for i, j in np.argwhere(counts):
             shade = "0.4" if i == j else "white" if counts[i, j] > 0.55 * most else "black"
             ax.text(j, i, str(counts[i, j]), ha="center", va="center", size=size, color=shade)
-    names = [_clip(name, TICK_LETTERS) for name in _class_names(found)]
+    names = [_clip(name, TICK_LETTERS) for name in _class_names(found, data)]
     places = thin(k, min(axis_points(ax, 0), axis_points(ax, 1)))
     ax.set_xticks(places, [names[i] for i in places], rotation=90)
     ax.set_yticks(places, [names[i] for i in places])
@@ -150,14 +151,22 @@ def _check_images(found: "Answers", data: "Images") -> None:
             raise ValueError(message("disagreement_grid", "data must hold the compared samples", got, advice))
 
 
-def _class_names(found: "Answers") -> list[str]:
-    """One name per class; its number where it has none."""
-    return [str(c) for c in (found.classes if found.class_names is None else found.class_names)]
+def _class_names(found: "Answers", data: "Images | None") -> list[str]:
+    """One name per class: as it was given, else as the images call it where they have these labels, else its number."""
+    if found.class_names is not None:
+        return list(found.class_names)
+    names = () if data is None else data.classes
+    asked = [int(c) for c in found.classes]
+    if data is not None and asked and 0 <= min(asked) <= max(asked) < len(names):
+        own = [int(data.labels[int(row)]) for row in found.rows if int(row) < len(data)]
+        if own == [int(label) for label in found.labels]:  # not those of another task
+            return [names[c] for c in asked]
+    return [str(c) for c in asked]
 
 
 def _clip(name: str, letters: int) -> str:
     """A class name that fits; unlike a layer's, its beginning says which it is."""
-    return name if len(name) <= letters else name[: letters - 1] + "…"
+    return as_text(name if len(name) <= letters else name[: letters - 1] + "…")
 
 
 def _line(ax: "Axes", place: int, text: str, colour: str) -> None:

@@ -2,19 +2,20 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from repsim._common.messages import did_you_mean, message
+from repsim.plots.colours import Limits, colour_limits
+from repsim.plots.label_placement import write_numbers
 from repsim.plots.protocols import CertifiedAnswers, Matrix, PenaltyCurve
+from repsim.plots.publication import sized
 from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,
-    Limits,
     axis_points,
     check_set,
-    colour_limits,
     distinct,
     models,
     short,
@@ -30,64 +31,73 @@ _PAIRS = 6
 
 
 def layer_curve(
-    *matrices: "Matrix",
+    matrices: "Matrix | Sequence[Matrix]",
+    *more: "Matrix",
     labels: Sequence[str] | None = None,
     ax: "Axes | None" = None,
     limits: Limits = "bounds",
+    cmap: str | None = None,
+    annotate: bool = False,
 ) -> "Axes":
     """Draws the value of layers that correspond against depth: by place within stages, then by relative depth.
 
-    Where the metric gives a 95 % interval (TD does) it is shaded.
+    Where the metric gives a 95 % interval (TD does) it is shaded. Lines of unlike many layers are drawn over relative
+    depth, from the first matched layer to the last.
 
     Args:
-        matrices: One line each; all of one metric.
+        matrices: One line each, or a list of them; all of one metric.
+        more: More lines.
         labels: One per line; None names the two networks.
         ax: Where; None makes a figure.
         limits: As for `heatmap`.
+        cmap: A map of matplotlib's that the lines take their colours from, for lines that have an order.
+        annotate: Write the values beside their points, where there is room.
 
     Returns:
         The Axes.
 
     Raises:
-        ValueError: No matrix, or several metrics.
+        ValueError: No matrix, several metrics, or an unknown map.
     """
-    check_set("layer_curve", matrices, labels)
+    lines = [*(matrices if isinstance(matrices, Sequence) else [matrices]), *more]
+    check_set("layer_curve", lines, labels)
+    colours = _line_colours(len(lines), cmap)
+    matched = [matrix.matched() for matrix in lines]
+    longest = max(([_pair_label(r, c) for r, c, _ in found] for found in matched), key=len)
+    alike = len({len(found) for found in matched}) == 1
     if ax is None:
         import matplotlib.pyplot as plt
 
-        ax = plt.figure(figsize=(7, 4), layout="compressed").add_subplot()
-    longest: list[str] = []
-    used: dict[str, None] = {}
-    drawn: list[float] = []
-    for k, matrix in enumerate(matrices):
-        matched = matrix.matched()
-        used.setdefault(_used(matrix, len(matched)))
-        label = labels[k] if labels is not None else f"{matrix.row_model} × {matrix.col_model}"
-        places = range(len(matched))
-        (line,) = ax.plot(places, [v for *_, v in matched], marker="o", ms=3, label=label)
+        ax = plt.figure(figsize=sized(7, 4), layout="compressed").add_subplot()
+    names = labels if labels is not None else _pair_names(lines)
+    seen: list[float] = []
+    for matrix, found, name, colour in zip(lines, matched, names, colours, strict=True):
+        places = np.linspace(0, len(longest) - 1, len(found)) if len(found) > 1 else np.zeros(len(found))
+        (line,) = ax.plot(places, [v for *_, v in found], marker="o", ms=3, label=name, color=colour)
         if "ci_low" in matrix.details:
-            where = [(matrix.rows.index(r), matrix.cols.index(c)) for r, c, _ in matched]
+            where = [(matrix.rows.index(r), matrix.cols.index(c)) for r, c, _ in found]
             low_end, high_end = ([float(matrix.details[name][ij]) for ij in where] for name in ("ci_low", "ci_high"))
             ax.fill_between(places, low_end, high_end, color=line.get_color(), alpha=0.15, lw=0)
-            drawn += low_end + high_end
-        drawn += [v for *_, v in matched]
-        longest = max(longest, [_pair_label(r, c) for r, c, _ in matched], key=len)
+            seen += low_end + high_end
+        seen += [v for *_, v in found]
     shown = thin(len(longest), axis_points(ax, 0))
     ax.set_xticks(shown, [longest[i] for i in shown], rotation=90, fontsize=TICK_POINTS)
-    low, high = colour_limits(matrices, limits)
-    if limits == "data" and (finite := [v for v in drawn if v == v]):
+    low, high = colour_limits(lines, limits)
+    if limits == "data" and (finite := [v for v in seen if v == v]):
         low, high = min(finite), max(finite)
     if not isinstance(limits, tuple):  # debiased CKA may be negative, below the limits that its pictures share
-        low, high = min([low, *(v for v in drawn if v == v)]), max([high, *(v for v in drawn if v == v)])
+        low, high = min([low, *(v for v in seen if v == v)]), max([high, *(v for v in seen if v == v)])
     margin = 0.03 * (high - low or 1)
     ax.set_ylim(low - margin, high + margin)
-    definition = matrices[0].definition
-    ax.set_ylabel(definition.title)
-    ax.set_xlabel("layer, in order of execution")
-    counts = sorted({m.n for m in matrices})
+    ax.set_ylabel(lines[0].definition.title)
+    ax.set_xlabel("layer, in order of execution" if alike else "relative depth; layers of the longest line")
+    used = dict.fromkeys(_used(matrix, len(found)) for matrix, found in zip(lines, matched, strict=True))
+    counts = sorted({m.n for m in lines})
     ax.set_title(f"{', '.join(used)} matched layers  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
+    if annotate:
+        write_numbers(ax)
     return ax
 
 
@@ -121,7 +131,8 @@ def lambda_curve(
         import matplotlib.pyplot as plt
 
         width = 6.4 if len(cells) == 1 else 9.2
-        ax = plt.figure(figsize=(width, max(4.2, 1.6 + 0.19 * len(cells))), layout="compressed").add_subplot()
+        size = sized(width, max(4.2, 1.6 + 0.19 * len(cells)))
+        ax = plt.figure(figsize=size, layout="compressed").add_subplot()
     low, high = curve.penalties[0], curve.penalties[-1]
     room = 10 ** max(1.0, 0.14 * np.log10(high / low))  # for the limits, on both sides
     ends = (low / room, low), (high, high * room)
@@ -148,7 +159,9 @@ def lambda_curve(
     ax.set_ylabel("similarity 1 − TD$_λ$/2")
     ax.grid(alpha=0.3)
     lines = _name_ends(ax)
-    title = models(ax, curve.row_model, curve.col_model) + f"  (n = {curve.n:,})"
+    count, all_of_them = len(cells), len(curve.matched())
+    some = f"{count} of {all_of_them} matched layers, " if pairs is None and count < all_of_them else ""
+    title = models(ax, curve.row_model, curve.col_model) + f"  ({some}n = {curve.n:,})"
     ax.set_title(title if len(cells) > 1 else f"{title}\n{labels[0]}", fontsize=10, pad=9 + 11 * lines, loc="left")
     if len(cells) > 1:
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="layers")
@@ -182,7 +195,7 @@ def certified_curve(
     if ax is None:
         import matplotlib.pyplot as plt
 
-        ax = plt.figure(figsize=(7.5, 4.6), layout="constrained").add_subplot()
+        ax = plt.figure(figsize=sized(7.5, 4.6), layout="constrained").add_subplot()
     names = _networks([c.network for c in certificates]) if labels is None else labels
     for made, name in zip(certificates, names, strict=True):
         radii = np.array([0.0, *np.unique(made.radius[made.correct])])
@@ -209,6 +222,26 @@ def certified_curve(
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return ax
+
+
+def _line_colours(count: int, cmap: str | None) -> list[Any]:
+    """Colours of lines: of matplotlib's cycle, or along a map."""
+    if cmap is None:
+        return [f"C{k % 10}" for k in range(count)]
+    import matplotlib
+
+    if cmap not in matplotlib.colormaps:
+        advice = did_you_mean(cmap, matplotlib.colormaps)
+        raise ValueError(message("layer_curve", "cmap must be a map of matplotlib's", repr(cmap), advice))
+    return list(matplotlib.colormaps[cmap](np.linspace(0.05, 0.85, count)))
+
+
+def _pair_names(lines: "Sequence[Matrix]") -> list[str]:
+    """Both networks of each line, cut so that a legend holds them and no two become equal."""
+    models = list(dict.fromkeys(name for m in lines for name in (m.row_model, m.col_model)))
+    cut = distinct(models, TICK_LETTERS) if len(models) > 1 else [short(models[0])]
+    labels = dict(zip(models, cut, strict=True))
+    return [f"{labels[m.row_model]} × {labels[m.col_model]}" for m in lines]
 
 
 def _pair_label(row: str, col: str) -> str:

@@ -2,21 +2,36 @@
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from repsim._common.messages import message
+from repsim._common.provenance import CautionWarning
+from repsim.plots.cells import CHANCE, MISSING, frame_blocks, hatch, write_values
+from repsim.plots.colours import (
+    Limits,
+    alike_label,
+    around_zero,
+    beside,
+    colour_limits,
+    colour_map,
+    extension,
+    is_signed,
+    mark_zero,
+)
 from repsim.plots.protocols import Matrix, Outline
+from repsim.plots.publication import sized
 from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,
-    Limits,
     axis_points,
     check_set,
-    colour_limits,
     distinct,
+    room,
     short,
     side_label,
     thin,
@@ -26,12 +41,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Inches that a layer's name takes along an axis.
+_PER_NAME = 0.15
+
+#: Cells along a side up to which a figure grows so that values can be written into them.
+_WRITTEN = 40
+
 
 def heatmap(
     matrix: "Matrix",
     *,
     ax: "Axes | None" = None,
     limits: Limits = "bounds",
+    cmap: str | None = None,
     mask: bool = False,
     annotate: bool = False,
     title: str | None = None,
@@ -41,15 +63,18 @@ def heatmap(
 ) -> "Axes":
     """Draws a similarity matrix, the first layers at the lower left.
 
-    Bright is alike in every picture, for similarities and distances. Cells without a number are hatched.
+    Lighter is more alike in every picture, for similarities and distances. Cells without a number are hatched; cells
+    whose interval includes what chance gives are dotted, where the matrix has both.
 
     Args:
         matrix: What to draw.
         ax: Where; None makes a figure of a fitting size.
         limits: Colour limits: "bounds" of the metric, so that pictures can be compared; "data" to use all
             colours; or (low, high).
+        cmap: A map of matplotlib's that ends light, reversed for distances; None is "magma", and for a measure whose
+            values have a sign a map with a neutral zero.
         mask: Leave out the upper half of a symmetric matrix of one network with itself.
-        annotate: Write the values into the cells.
+        annotate: Write the values into the cells, where they are large enough to be read.
         title: None names the metric and n.
         colorbar: Draw the colour bar.
         outline: Of `repsim.blocks.blocks`: draw a frame around each block.
@@ -60,8 +85,8 @@ def heatmap(
         The Axes; its figure is `ax.figure`.
 
     Raises:
-        ValueError: A mask for a matrix that is not symmetric, limits that are none, blocks of other layers, or
-            calibrated values of a matrix that has none.
+        ValueError: A mask for a matrix that is not symmetric, limits that are none, an unknown map, blocks of other
+            layers, or calibrated values of a matrix that has none.
     """
     import seaborn as sns
 
@@ -69,54 +94,59 @@ def heatmap(
         got = f"blocks of {outline.model} for {matrix.row_model} × {matrix.col_model}"
         advice = "Draw the matrix that the blocks were found in"
         raise ValueError(message("heatmap", "outline must be blocks of the matrix's layers", got, advice))
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = prepare(plt.figure(), matrix).add_subplot()
     if calibrated and "calibrated" not in matrix.details:
         advice = "Draw what permutation_test returns"
         raise ValueError(message("heatmap", "calibrated values must be there", "a matrix without them", advice))
     values = matrix.details["calibrated"] if calibrated else matrix.values
-    hide = np.isnan(values)
-    if mask:
-        if not (matrix.rows == matrix.cols and np.allclose(values, values.T, equal_nan=True)):
-            got = f"{matrix.row_model} × {matrix.col_model}"
-            raise ValueError(message("heatmap", "mask needs a symmetric matrix", got, "Leave mask out"))
-        hide = hide | np.triu(np.ones_like(hide), 1).astype(bool)
-    low, high = (0.0, 1.0) if calibrated else colour_limits([matrix], limits)
+    if mask and not (matrix.rows == matrix.cols and np.allclose(values, values.T, equal_nan=True)):
+        got = f"{matrix.row_model} × {matrix.col_model}"
+        raise ValueError(message("heatmap", "mask needs a symmetric matrix", got, "Leave mask out"))
+    missing = np.isnan(values)
+    # The first layers stand at the lower left, so what is seen above the diagonal are later rows.
+    left_out = np.tril(np.full(values.shape, mask), -1)
+    colours = colour_map(matrix.definition, "magma" if calibrated and cmap is None else cmap)
+    if calibrated and matrix.definition.kind == "distance":
+        colours = colours.reversed()  # calibrated values are larger for more alike, whatever they come from
+    low, high = (0.0, 1.0) if calibrated else _limits([matrix], limits)
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = prepare(plt.figure(), matrix, annotate=annotate).add_subplot()
     ax.set_facecolor("white")
     sns.heatmap(
         values,
         ax=ax,
         vmin=low,
         vmax=high,
-        mask=hide,
-        cmap="magma" if calibrated else _colours(matrix),
+        mask=missing | left_out,
+        cmap=colours,
         cbar=False,
         xticklabels=False,
         yticklabels=False,
-        annot=annotate,
-        fmt=".2f",
-        annot_kws={"size": max(4, min(8, 200 / max(values.shape)))},
         rasterized=values.size > 10_000,
     )
-    _hatch_missing(ax, matrix, mask)
+    hatch(ax, missing & ~left_out, MISSING)
+    chance = np.zeros_like(missing) if calibrated else _as_chance(matrix) & ~missing & ~left_out
+    hatch(ax, chance, CHANCE, colour="0.45")
     if outline is not None:
-        _outline(ax, outline)
+        frame_blocks(ax, outline)
     ax.invert_yaxis()
     ax.set_box_aspect(_aspect(matrix))
     for spine in ax.spines.values():
         spine.set_visible(True)
         spine.set_linewidth(0.6)
     _ticks(ax, matrix)
-    ax.set_xlabel(side_label(matrix.col_model, int(axis_points(ax, 0) / 6)))
-    ax.set_ylabel(side_label(matrix.row_model, int(axis_points(ax, 1) / 6)))
+    ax.set_xlabel(side_label(matrix.col_model, room(matrix.col_model, axis_points(ax, 0))))
+    ax.set_ylabel(side_label(matrix.row_model, room(matrix.row_model, axis_points(ax, 1))))
     named = f"{matrix.definition.title}{', calibrated' if calibrated else ''}  (n = {matrix.n:,})"
     ax.set_title(title if title is not None else named, fontsize=10)
     if colorbar and calibrated:
-        _bar(ax, "neither", "0: as chance; 1: a layer with itself")
+        beside(ax, ax.collections[0], "0: as chance; 1: a layer with itself")
     elif colorbar:
-        _colorbar(ax, [matrix], low, high)
+        _colorbar(ax, [matrix], low, high, dotted=bool(chance.any()))
+    if annotate and not write_values(ax, values, missing | left_out):
+        text = f"heatmap: the cells of {len(matrix.rows)} × {len(matrix.cols)} layers are too small for their values, "
+        warnings.warn(f"{text}which are not written", CautionWarning, stacklevel=2)
     return ax
 
 
@@ -125,6 +155,8 @@ def panels(
     *,
     titles: Sequence[str] | None = None,
     limits: Limits = "bounds",
+    cmap: str | None = None,
+    annotate: bool = False,
     columns: int = 4,
     figure: "Figure | None" = None,
 ) -> "list[Axes]":
@@ -134,6 +166,8 @@ def panels(
         matrices: At least one; all of one metric.
         titles: One per matrix; None names the two networks.
         limits: As for `heatmap`, over all matrices together.
+        cmap: As for `heatmap`.
+        annotate: As for `heatmap`.
         columns: Panels per line.
         figure: An empty figure to draw into; None makes one of a fitting size.
 
@@ -146,52 +180,65 @@ def panels(
     check_set("panels", matrices, titles)
     across = min(columns, len(matrices))
     lines = math.ceil(len(matrices) / across)
-    side = min(5.0, max(3.0, 12 / across))
+    named = max(max(m.values.shape) for m in matrices)
+    side = min(6.0, max(3.0, 12 / across, _PER_NAME * named + 1.6))
     if figure is None:
         import matplotlib.pyplot as plt
 
         figure = plt.figure()
-    figure.set_size_inches(across * side + 0.8, lines * side * 0.98)
+    figure.set_size_inches(sized(across * side + 0.8, lines * side * 0.98))
     figure.set_layout_engine("none")  # until all panels are there: seaborn draws while it works
-    low, high = colour_limits(matrices, limits)
+    low, high = _limits(matrices, limits)
     axes = []
     for k, matrix in enumerate(matrices):
         ax = figure.add_subplot(lines, across, k + 1)
         letters = int(axis_points(ax, 0) / 6.5)
         names = [short(name, letters) for name in (matrix.row_model, matrix.col_model)]
         label = titles[k] if titles is not None else textwrap.fill(" × ".join(names), max(letters, 2))
-        axes.append(heatmap(matrix, ax=ax, limits=(low, high), title=label, colorbar=False))
-    figure.set_layout_engine("compressed")
-    _colorbar(axes[min(across, len(axes)) - 1], matrices, low, high)
+        drawn = heatmap(matrix, ax=ax, limits=(low, high), cmap=cmap, annotate=annotate, title=label, colorbar=False)
+        axes.append(drawn)
+    figure.set_layout_engine("compressed", w_pad=0.1)
+    dotted = any(bool((_as_chance(m) & ~np.isnan(m.values)).any()) for m in matrices)
+    _colorbar(axes[min(across, len(axes)) - 1], matrices, low, high, dotted=dotted)
     counts = sorted({m.n for m in matrices})
     figure.suptitle(f"{matrices[0].definition.title}  (n = {', '.join(f'{n:,}' for n in counts)})", fontsize=11)
     return axes
 
 
-def picture(matrix: "Matrix", *, limits: Limits = "bounds", mask: bool = False, annotate: bool = False) -> "Figure":
+def picture(
+    matrix: "Matrix",
+    *,
+    limits: Limits = "bounds",
+    cmap: str | None = None,
+    mask: bool = False,
+    annotate: bool = False,
+) -> "Figure":
     """A heatmap as a figure of its own, outside pyplot: for files and notebooks' representations."""
     from matplotlib.figure import Figure
 
-    figure = prepare(Figure(), matrix)
-    heatmap(matrix, ax=figure.add_subplot(), limits=limits, mask=mask, annotate=annotate)
+    figure = prepare(Figure(), matrix, annotate=annotate)
+    heatmap(matrix, ax=figure.add_subplot(), limits=limits, cmap=cmap, mask=mask, annotate=annotate)
     return figure
 
 
-def prepare(figure: "Figure", matrix: "Matrix") -> "Figure":
+def prepare(figure: "Figure", matrix: "Matrix", *, annotate: bool = False) -> "Figure":
     """Gives a new figure the size that suits a heatmap, and a margin for what the layout misjudges."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure.set_size_inches(figure_size(matrix))
+    figure.set_size_inches(figure_size(matrix, annotate=annotate))
     figure.set_layout_engine(ConstrainedLayoutEngine(compress=True, w_pad=0.15, h_pad=0.1))
     return figure
 
 
-def figure_size(matrix: "Matrix") -> tuple[float, float]:
-    """Width and height in inches: room for a label per layer up to 60 layers, thinned beyond."""
-    longest = max(2.2, 0.2 * min(60, max(matrix.values.shape)))
+def figure_size(matrix: "Matrix", *, annotate: bool = False) -> tuple[float, float]:
+    """Width and height in inches: room for a label per layer up to 60 layers, thinned beyond; and for values."""
+    count = max(matrix.values.shape)
+    longest = max(2.2, 0.2 * min(60, count))
+    if annotate and count <= _WRITTEN:
+        longest = max(longest, 0.3 * count)
     aspect = _aspect(matrix)
     height, width = (longest, longest / aspect) if aspect >= 1 else (longest * aspect, longest)
-    return width + 2.6, height + 1.7
+    return sized(width + 2.6, height + 1.7, beside=1.7)
 
 
 def _aspect(matrix: "Matrix") -> float:
@@ -199,44 +246,30 @@ def _aspect(matrix: "Matrix") -> float:
     return min(2.0, max(0.5, len(matrix.rows) / len(matrix.cols)))
 
 
-def _colours(matrix: "Matrix") -> str:
-    return "magma" if matrix.definition.kind == "similarity" else "magma_r"
+def _limits(matrices: Sequence["Matrix"], limits: Limits) -> tuple[float, float]:
+    """Colour limits, with zero in the middle where a measure's values have a sign."""
+    found = colour_limits(matrices, limits)
+    given = isinstance(limits, tuple)
+    return around_zero(*found) if is_signed(matrices[0].definition) and not given else found
 
 
-def _colorbar(ax: "Axes", matrices: Sequence["Matrix"], low: float, high: float) -> None:
-    values = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
-    below, above = bool((values < low).any()), bool((values > high).any())
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
-    _bar(ax, extend, "larger: more alike" if matrices[0].definition.kind == "similarity" else "0: no difference")
+def _as_chance(matrix: "Matrix") -> Bool[np.ndarray, "r c"]:
+    """Cells whose interval includes what chance gives; none where either is not known."""
+    details = matrix.details
+    chance = details.get("chance", details.get("null_mean"))
+    if chance is None or "ci_low" not in details or "ci_high" not in details:
+        return np.zeros(matrix.values.shape, dtype=bool)
+    return (details["ci_low"] <= chance) & (chance <= details["ci_high"])
 
 
-def _bar(ax: "Axes", extend: str, label: str) -> None:
-    bar = ax.figure.colorbar(
-        ax.collections[0],
-        cax=ax.inset_axes((1.03, 0, 0.04, 1)),  # as high as the picture, whatever its shape
-        extend=extend,  # type: ignore[arg-type]
-    )
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=8)
-
-
-def _hatch_missing(ax: "Axes", matrix: "Matrix", mask: bool) -> None:
-    from matplotlib.patches import Rectangle
-
-    for i, j in np.argwhere(np.isnan(matrix.values)):
-        if not (mask and j > i):
-            ax.add_patch(Rectangle((j, i), 1, 1, fill=False, hatch="////", edgecolor="0.5", lw=0))
-
-
-def _outline(ax: "Axes", blocks: "Outline") -> None:
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    seen = [withStroke(linewidth=3.5, foreground="white")]  # on dark colours as well as on bright ones
-    for block in blocks.blocks:
-        where, side = (block.start, block.start), len(block)
-        frame = Rectangle(where, side, side, fill=False, edgecolor="black", lw=1.5, path_effects=seen, clip_on=False)
-        ax.add_patch(frame)
+def _colorbar(ax: "Axes", matrices: Sequence["Matrix"], low: float, high: float, *, dotted: bool) -> None:
+    values: Float[np.ndarray, " k"] = np.concatenate([m.values[~np.isnan(m.values)] for m in matrices])
+    definition, mesh = matrices[0].definition, ax.collections[0]
+    label = alike_label(definition, mesh.cmap)
+    note = "\ndotted: the interval includes chance" if dotted else ""
+    bar = beside(ax, mesh, label + note, extension(values, low, high))
+    if is_signed(definition):
+        mark_zero(bar)
 
 
 def _ticks(ax: "Axes", matrix: "Matrix") -> None:

@@ -73,6 +73,34 @@ def name_points(
     return True
 
 
+def write_numbers(ax: "Axes") -> None:
+    """Writes the value of every point above it, as far as there is room, in the colour of its line."""
+    root = ax.get_figure(root=True)
+    assert root is not None
+    if root.get_layout_engine() is not None:
+        root.draw_without_rendering()
+    unit = root.dpi / 72
+    frame = ax.get_window_extent().extents
+    points = [(line, *at) for line in ax.lines for at in np.column_stack(line.get_data())]
+    at = np.array([ax.transData.transform((x, y)) for _, x, y in points]).reshape(-1, 2)
+    written = np.empty((0, 4))
+    for (line, x, y), here in zip(points, at, strict=True):
+        if not np.isfinite(here).all():
+            continue
+        text = ax.annotate(f"{y:.2f}", (x, y), (0, 4), textcoords="offset points", ha="center", size=7)
+        text.set_color(line.get_color())
+        box = np.array(text.get_window_extent().extents)
+        others = at[(np.abs(at - here) > 1e-6).any(1)]
+        hit = ((others > box[:2] - 2 * unit) & (others < box[2:] + 2 * unit)).all(1).any()
+        touches = ((box[:2] < written[:, 2:]) & (box[2:] > written[:, :2])).all(1).any()
+        outside = (box[:2] < frame[:2]).any() or (box[2:] > frame[2:]).any()
+        if hit or touches or outside:
+            text.remove()
+            continue
+        text.set_in_layout(False)
+        written = np.vstack([written, box])
+
+
 def _place(
     point: Float[np.ndarray, " 2"],
     half: Float[np.ndarray, " 2"],

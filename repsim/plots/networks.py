@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from repsim._common.messages import message, some
+from repsim.plots.colours import Limits, apart
 from repsim.plots.heatmaps import heatmap, prepare
 from repsim.plots.label_placement import name_points
 from repsim.plots.protocols import Matrix
-from repsim.plots.style import axis_points, distinct, thin
+from repsim.plots.publication import sized
+from repsim.plots.style import as_text, axis_points, distinct, thin
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -27,11 +29,22 @@ _REACH = 40.0
 _MARKERS = "osD^vP*X"
 
 
-def clustered_heatmap(matrix: "Matrix", *, figure: "Figure | None" = None) -> "Axes":
+def clustered_heatmap(
+    matrix: "Matrix",
+    *,
+    figure: "Figure | None" = None,
+    limits: Limits = "data",
+    cmap: str | None = None,
+    annotate: bool = False,
+) -> "Axes":
     """Draws a table of networks in the order of a hierarchical clustering, with its tree above.
 
     Args:
         matrix: Of `repsim.compare_many`, or of one network's layers against each other.
+        limits: As for `heatmap`, but "data" by default, and of different networks alone: what a network has with itself
+            would take most of the colours.
+        cmap: As for `heatmap`.
+        annotate: As for `heatmap`.
         figure: An empty figure to draw into; None makes one of a fitting size.
 
     Returns:
@@ -48,7 +61,11 @@ def clustered_heatmap(matrix: "Matrix", *, figure: "Figure | None" = None) -> "A
         import matplotlib.pyplot as plt
 
         figure = plt.figure()
-    ax = heatmap(ordered, ax=prepare(figure, ordered).add_subplot(), title="")
+    ax = prepare(figure, ordered, annotate=annotate).add_subplot()
+    if limits == "data":
+        others = ordered.values[~np.eye(len(order), dtype=bool)]
+        limits = apart(float(others.min()), float(others.max()))
+    heatmap(ordered, ax=ax, title="", limits=limits, cmap=cmap, annotate=annotate)
     ax.set_xlabel("")
     ax.set_ylabel("")
     above = ax.inset_axes((0, 1.01, 1, 0.2), sharex=ax)
@@ -58,7 +75,7 @@ def clustered_heatmap(matrix: "Matrix", *, figure: "Figure | None" = None) -> "A
     above.set_axis_off()
     # The tree is as wide as the heatmap, and its share of the height comes on top.
     figure.set_figheight(figure.get_figheight() + 0.2 * min(figure.get_size_inches()) + 0.2)
-    figure.suptitle(_title(matrix, 72 * figure.get_figwidth()), fontsize=10)
+    figure.suptitle(_title(matrix, 72 * figure.get_figwidth() * 0.8), fontsize=10)
     return ax
 
 
@@ -83,7 +100,8 @@ def dendrogram(matrix: "Matrix", *, ax: "Axes | None" = None) -> "Axes":
     if ax is None:
         import matplotlib.pyplot as plt
 
-        size = (7.5, max(2.2, 1.2 + 0.19 * min(count, 100)))
+        height = max(2.2, 1.2 + 0.19 * min(count, 100))
+        size = sized(7.5, height, beside=height)
         ax = plt.figure(figsize=size, layout="constrained").add_subplot()
     for places, joined in zip(tree["icoord"], tree["dcoord"], strict=True):
         ax.plot(joined, np.array(places) / 10, color="0.2", lw=1.2)
@@ -134,7 +152,7 @@ def mds_map(matrix: "Matrix", *, ax: "Axes | None" = None, groups: Mapping[str, 
         import matplotlib.pyplot as plt
 
         side = min(10.0, 5.0 + 0.09 * len(names))
-        ax = plt.figure(figsize=(side + 1.2, side), layout="constrained").add_subplot()
+        ax = plt.figure(figsize=sized(side + 1.2, side), layout="constrained").add_subplot()
     kinds = list(dict.fromkeys(groups[n] for n in names)) if groups is not None else [""]
     members = [[i for i, n in enumerate(names) if groups is None or groups[n] == kind] for kind in kinds]
     handles: list[Artist] = []
@@ -142,14 +160,14 @@ def mds_map(matrix: "Matrix", *, ax: "Axes | None" = None, groups: Mapping[str, 
         # After ten colours the marker changes too.
         marker = _MARKERS[k // 10 % len(_MARKERS)]
         shown = points[members[k]].T
-        handles.append(ax.scatter(*shown, s=30, color=f"C{k % 10}", marker=marker, label=kind, zorder=3, lw=0))
+        handles.append(ax.scatter(*shown, s=30, color=f"C{k % 10}", marker=marker, label=as_text(kind), zorder=3, lw=0))
     ax.margins(0.2)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xticks([])
     ax.set_yticks([])
-    ax.set_title(f"{_title(matrix, axis_points(ax, 0))}\nmap of distances, stress {stress:.2f}", fontsize=10)
+    ax.set_title(_title(matrix, axis_points(ax, 0), f"map of distances, stress {stress:.2f}"), fontsize=10)
     if groups is not None:
-        _legend(ax, handles, kinds)
+        _legend(ax, handles, [as_text(kind) for kind in kinds])
     labels = distinct(names, _LETTERS)
     scale = _scale(ax, float(distances.max()))
     if name_points(ax, points, labels, taken=scale, reach=_REACH):
@@ -159,7 +177,7 @@ def mds_map(matrix: "Matrix", *, ax: "Axes | None" = None, groups: Mapping[str, 
     numbers = {i: str(k) for k, i in enumerate(order, 1)}
     lines = []
     for handle, kind, group in zip(handles, kinds, members, strict=True):
-        lines += [(handle, kind)] if groups is not None else []
+        lines += [(handle, as_text(kind))] if groups is not None else []
         lines += [(Line2D([], [], lw=0), f"{numbers[i]}  {labels[i]}") for i in group]
     _legend(ax, *zip(*lines, strict=True))
     for artist in scale:
@@ -229,13 +247,22 @@ def _axis(matrix: "Matrix") -> str:
     return f"1 − {title}" if matrix.definition.kind == "similarity" else title
 
 
-def _title(matrix: "Matrix", points: float) -> str:
-    """The measure, n, and what was done to the table, in lines that fit."""
-    both = "" if np.allclose(matrix.values, matrix.values.T) else ", mean of both directions"
-    rule = f", layers: {matrix.provenance['layers']}" if "layers" in matrix.provenance else ""
-    count = f"(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{matrix.n:,})"  # kept in one line
-    lines = textwrap.fill(f"{matrix.definition.title}{rule}{both} {count}", max(20, int(points / 6.2)))
-    return lines.replace("\N{NO-BREAK SPACE}", " ")
+def _title(matrix: "Matrix", points: float, more: str = "") -> str:
+    """The measure; below it what was done to the table, and n: in lines that end where a part does."""
+    letters = max(20, int(points / 5.6))
+    parts = [f"layers: {matrix.provenance['layers']}"] if "layers" in matrix.provenance else []
+    parts += [] if np.allclose(matrix.values, matrix.values.T) else ["mean of both directions"]
+    parts += [f"n = {matrix.n:,}", *([more] if more else [])]
+    alone = f"{matrix.definition.title} ({parts[0]})"
+    if len(parts) == 1 and len(alone) <= letters:
+        return alone
+    lines = textwrap.wrap(matrix.definition.title, letters)
+    for k, part in enumerate(parts):
+        if k and len(lines[-1]) + 2 + len(part) <= letters:
+            lines[-1] += f", {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
 
 
 def _legend(ax: "Axes", handles: "Sequence[Artist]", labels: Sequence[str]) -> None:

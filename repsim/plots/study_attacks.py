@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from repsim.plots.cells import MISSING, hatch
+from repsim.plots.colours import DIVERGING, SEQUENTIAL, apart, around_zero, mark_zero
 from repsim.plots.style import TICK_POINTS, axis_points, distinct, short, thin
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def epoch_heatmaps(
 ) -> "Figure":
     """Draws numbers of layers over epochs: a line of panels per group, a panel per number, the first layers below.
 
+    Epochs stand where they are in time. Numbers of both signs have a map with a neutral zero, marked in the bar.
+
     Args:
         groups: One line each.
         names: One column each, on one colour scale.
@@ -91,30 +95,53 @@ def epoch_heatmaps(
     axes = figure.subplots(len(groups), len(names), squeeze=False, height_ratios=tall)
     for column, name in enumerate(names):
         found = np.concatenate([own[column][~np.isnan(own[column])] for own in values])
-        low, high = (float(found.min()), float(found.max())) if found.size else (0.0, 1.0)
-        low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+        low, high = apart(float(found.min()), float(found.max())) if found.size else (0.0, 1.0)
+        signed = low < 0 < high
+        low, high = around_zero(low, high) if signed else (low, high)
         for line, group in enumerate(groups):
             ax: Axes = axes[line, column]
-            ax.set_facecolor("0.85")
-            image = ax.imshow(
-                values[line][column],
-                origin="lower",
-                aspect="auto",
+            ax.set_facecolor("white")
+            numbers, edges = values[line][column], _edges(epochs[line])
+            mesh = ax.pcolormesh(
+                edges,
+                np.arange(len(numbers) + 1),
+                np.ma.masked_invalid(numbers),
                 vmin=low,
                 vmax=high,
-                cmap="magma",
-                interpolation="none",
+                cmap=DIVERGING if signed else SEQUENTIAL,
             )
-            shown = thin(len(epochs[line]), axis_points(ax, 0) * 0.8)
-            ax.set_xticks(shown, [str(epochs[line][i]) for i in shown], fontsize=TICK_POINTS)
+            hatch(ax, np.isnan(numbers), MISSING, edges=edges)
+            shown = _spaced(epochs[line], edges, axis_points(ax, 0) * 0.8)
+            ax.set_xticks(shown, [str(epoch) for epoch in shown], fontsize=TICK_POINTS)
             rows = thin(len(layers[line]), 72 * (tall[line] - 0.9))
-            ax.set_yticks(rows, [short(layers[line][i]) for i in rows], fontsize=TICK_POINTS)
+            ax.set_yticks([i + 0.5 for i in rows], [short(layers[line][i]) for i in rows], fontsize=TICK_POINTS)
             ax.set_title(f"{short(group)}: {name}", fontsize=9)
             if line == len(groups) - 1:
                 ax.set_xlabel("epoch", fontsize=9)
-            bar = figure.colorbar(image, ax=ax, pad=0.02)
+            bar = figure.colorbar(mesh, ax=ax, pad=0.02)
             bar.ax.tick_params(labelsize=8)
+            if signed:
+                mark_zero(bar)
     return figure
+
+
+def _edges(epochs: Sequence[int]) -> Float[np.ndarray, " e+1"]:
+    """Where the columns of epochs begin and end: halfway between neighbours."""
+    at = np.asarray(epochs, dtype=float)
+    if len(at) == 1:
+        return np.array([at[0] - 0.5, at[0] + 0.5])
+    middle = (at[1:] + at[:-1]) / 2
+    return np.concatenate([[at[0] - (middle[0] - at[0])], middle, [at[-1] + (at[-1] - middle[-1])]])
+
+
+def _spaced(epochs: Sequence[int], edges: Float[np.ndarray, " e+1"], points: float) -> list[int]:
+    """Which epochs to name so that none touches the next; the first one always."""
+    apart_by = (edges[-1] - edges[0]) * TICK_POINTS * 0.75 * max(len(str(e)) for e in epochs) / points
+    shown = [epochs[0]]
+    for epoch in epochs[1:]:
+        if epoch - shown[-1] >= apart_by:
+            shown.append(epoch)
+    return shown
 
 
 def _layer_ticks(ax: "Axes", layers: Sequence[str], inches: float, *, last: bool) -> None:

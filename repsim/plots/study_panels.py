@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from repsim._common.messages import message
+from repsim.plots.colours import alike_label, colour_limits
 from repsim.plots.heatmaps import heatmap
 from repsim.plots.protocols import Matrix, Outline
-from repsim.plots.style import TICK_POINTS, axis_points, colour_limits, distinct, short, thin
+from repsim.plots.style import TICK_POINTS, as_text, axis_points, distinct, short, thin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +35,14 @@ class Panel:
         title: Over it.
         note: Under it.
         outline: Outline to frame.
+        groups: How many neighbours belong together, one number per group: lines stand between them. None of layers.
     """
 
     matrix: "Matrix"
     title: str
     note: str = ""
     outline: "Outline | None" = None
+    groups: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def study_figure(rows: Sequence[Sequence[Drawing]], *, note: str = "") -> "Figur
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    lines = [row[at : at + _ACROSS] for row in rows for at in range(0, len(row), _ACROSS)]
+    lines = [line for row in rows for line in _evenly(row)]
     across = max(map(len, lines), default=0)
     if not across:
         raise ValueError(message("study_figure", "there must be a panel", "none", "Pass rows of panels"))
@@ -151,7 +154,8 @@ def study_figure(rows: Sequence[Sequence[Drawing]], *, note: str = "") -> "Figur
     figure.set_layout_engine(engine)
     panels = {axes[i, j]: x for i, line in enumerate(lines) for j, x in enumerate(line) if isinstance(x, Panel)}
     for metric in limits:
-        _bar(figure, [ax for ax, item in panels.items() if item.matrix.metric == metric])
+        drawn = {ax: item.matrix for ax, item in panels.items() if item.matrix.metric == metric}
+        _bar(figure, list(drawn), next(iter(drawn.values())))
     if entries:
         found = [ax.get_legend_handles_labels() for ax in axes.values()]
         handles = {label: handle for pair in found for handle, label in zip(*pair, strict=True)}
@@ -163,6 +167,13 @@ def study_figure(rows: Sequence[Sequence[Drawing]], *, note: str = "") -> "Figur
     if wrapped:
         figure.text(0.01, 0.008, wrapped, fontsize=7.5, color="0.3", va="bottom").set_in_layout(False)
     return figure
+
+
+def _evenly(row: Sequence[Drawing]) -> list[Sequence[Drawing]]:
+    """A row in lines of nearly equal length, none longer than fits: five panels are three and two, not four and one."""
+    count = math.ceil(len(row) / _ACROSS)
+    each = math.ceil(len(row) / count) if count else 1
+    return [row[at : at + each] for at in range(0, len(row), each)]
 
 
 def _limits(matrices: "Sequence[Matrix]") -> tuple[float, float]:
@@ -180,18 +191,25 @@ def _height(line: Sequence[Drawing], across: int) -> float:
 def _matrix(ax: "Axes", panel: Panel, limits: tuple[float, float]) -> None:
     heatmap(panel.matrix, ax=ax, limits=limits, title="", colorbar=False, outline=panel.outline)
     letters = int(axis_points(ax, 0) / 5.2)
-    ax.set_title(textwrap.fill(panel.title, letters), fontsize=9.5)
+    ax.set_title(textwrap.fill(as_text(panel.title), letters), fontsize=9.5)
+    if "layers" in panel.matrix.provenance:  # a table of networks: their names say what they are
+        ax.set_xlabel("")
+        ax.set_ylabel("")
+    for place in np.cumsum(panel.groups)[:-1]:
+        for across in (ax.axhline, ax.axvline):
+            across(place, color="white", lw=2.4)
+            across(place, color="black", lw=0.9)
     ax.xaxis.label.set_fontsize(8.5)
     ax.yaxis.label.set_fontsize(8.5)
     if panel.note:
         note = "\n".join(textwrap.fill(part, int(letters * 1.15)) for part in panel.note.split("\n"))
-        ax.set_xlabel(f"{ax.get_xlabel()}\n{note}", fontsize=8.5)
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{note}".strip(), fontsize=8.5)
 
 
-def _bar(figure: "Figure", axes: "Sequence[Axes]") -> None:
+def _bar(figure: "Figure", axes: "Sequence[Axes]", matrix: "Matrix") -> None:
     mesh = axes[0].collections[0]
     bar = figure.colorbar(mesh, ax=list(axes), shrink=0.7, fraction=0.03, pad=0.015, aspect=30)
-    bar.set_label("lighter: more alike", fontsize=8)
+    bar.set_label(alike_label(matrix.definition, mesh.cmap), fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
 
@@ -203,7 +221,7 @@ def _curves(ax: "Axes", panel: LinePanel) -> None:
     upright = panel.joined or max(map(len, names), default=0) * count > 44
     ax.set_xticks(step, [names[i] for i in step], rotation=90 if upright else 0, fontsize=TICK_POINTS + 0.5)
     ax.set_xlim(-0.5, count - 0.5) if count > 1 or not panel.joined else ax.set_xlim(-1, 1)
-    ax.set_title(textwrap.fill(panel.title, int(axis_points(ax, 0) / 5.2)), fontsize=9.5)
+    ax.set_title(textwrap.fill(as_text(panel.title), int(axis_points(ax, 0) / 5.2)), fontsize=9.5)
     ax.set_ylabel(textwrap.fill(panel.ylabel, int(axis_points(ax, 1) / 5)), fontsize=8.5)
     ax.set_xlabel(panel.xlabel, fontsize=8.5)
     ax.tick_params(axis="y", labelsize=8)
@@ -216,7 +234,8 @@ def _joined(ax: "Axes", panel: LinePanel) -> None:
     size = 4.0 if len(places) < 25 else 2.5
     for name, line in panel.lines.items():
         colour, style = f"C{line.colour % 10}", "--" if line.dashed else "-"
-        ax.fill_between(places, line.low, line.high, color=colour, alpha=shade, lw=0)
+        low, high = np.clip(line.low, *panel.bounds), np.clip(line.high, *panel.bounds)
+        ax.fill_between(places, low, high, color=colour, alpha=shade, lw=0)
         ax.plot(places, line.values, color=colour, ls=style, lw=1.5, label=name, marker="o", ms=size, mfc="none")
         if line.marked is None or any(line.marked):
             at = places if line.marked is None else places[np.array(line.marked, dtype=bool)]
@@ -251,11 +270,35 @@ def _bounded(ax: "Axes", panel: LinePanel) -> None:
     low, high = float(found.min()), float(found.max())
     room = max(high - low, 0.05 * max(abs(low), abs(high))) or 1.0
     low, high = (
-        max(float(ends.min(initial=low)), low - 0.6 * room),
-        min(float(ends.max(initial=high)), high + 0.6 * room),
+        max(float(ends.min(initial=low)), low - 1.5 * room),
+        min(float(ends.max(initial=high)), high + 1.5 * room),
     )
     low, high = max(low, panel.bounds[0]), min(high, panel.bounds[1])
     if low == high and math.isfinite(panel.bounds[0]) and math.isfinite(panel.bounds[1]):
         low, high = panel.bounds
     margin = 0.06 * (high - low or 1.0)
     ax.set_ylim(low - margin, high + margin)
+    _mark_cut(ax, panel, low - margin, high + margin)
+
+
+def _mark_cut(ax: "Axes", panel: LinePanel, low: float, high: float) -> None:
+    """A small triangle at the frame wherever an interval goes on beyond it."""
+    for line in panel.lines.values():
+        ends = [
+            (np.clip(line.low, *panel.bounds) < low, 0.012, "v"),
+            (np.clip(line.high, *panel.bounds) > high, 0.988, "^"),
+        ]
+        for beyond, height, marker in ends:
+            at = np.flatnonzero(beyond)
+            ax.plot(
+                at,
+                [height] * len(at),
+                ls="",
+                marker=marker,
+                ms=4,
+                color=f"C{line.colour % 10}",
+                transform=ax.get_xaxis_transform(),
+                scaley=False,
+                scalex=False,
+                zorder=4,
+            )

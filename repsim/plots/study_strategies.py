@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from repsim.plots.cells import MISSING, hatch
+from repsim.plots.colours import ink
 from repsim.plots.label_placement import name_points
 from repsim.plots.style import TICK_POINTS, axis_points, distinct, short, thin
 
@@ -159,21 +161,17 @@ def _stacked(panels: Sequence[tuple[str, str, np.ndarray, Sequence[str]]], names
 
 def _cells(ax: "Axes", values: Float[np.ndarray, "s c"], colours: str) -> None:
     """Cells with a colour bar over the values that occur; hatched where there is no number."""
-    import matplotlib
-    from matplotlib.patches import Rectangle
-
-    finite = values[~np.isnan(values)]
+    missing = np.isnan(values)
+    finite = values[~missing]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     high = high if high > low else low + 1e-3
     mesh = ax.pcolormesh(values, cmap=colours, vmin=low, vmax=high)
     ax.invert_yaxis()
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.01, aspect=12)
     bar.ax.tick_params(labelsize=TICK_POINTS)
-    shades = matplotlib.colormaps[colours]
-    for i, j in np.ndindex(values.shape):
-        if np.isnan(values[i, j]):
-            ax.add_patch(Rectangle((j, i), 1, 1, fill=False, hatch="////", edgecolor="0.5", lw=0))
-        elif values.shape[1] <= _WRITTEN:
-            red, green, blue, _ = shades((values[i, j] - low) / (high - low))
-            ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-            ax.text(j + 0.5, i + 0.5, f"{values[i, j]:.3f}", ha="center", va="center", color=ink, size=TICK_POINTS)
+    bar.set_label("lighter: more alike", fontsize=TICK_POINTS)
+    hatch(ax, missing, MISSING)
+    if values.shape[1] <= _WRITTEN:
+        for i, j in np.argwhere(~missing):
+            shade = ink(mesh.get_cmap(), float(values[i, j] - low) / (high - low))
+            ax.text(j + 0.5, i + 0.5, f"{values[i, j]:.3f}", ha="center", va="center", color=shade, size=TICK_POINTS)

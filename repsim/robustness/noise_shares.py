@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.data.image_set import ImageSet, check_image_set
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseProfile:
+class NoiseProfile(ShownAsTable):
     """What Gaussian noise on the input does at each layer, and to the answer.
 
     Attributes:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from repsim._common.archive import read_archive, write_archive
+from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim._common.provenance import versions
 from repsim.data.image_set import ImageSet
@@ -35,7 +36,7 @@ _ARRAYS = ("labels", "selected", "counts")
 
 
 @dataclass(frozen=True, eq=False)
-class Certificates:
+class Certificates(ShownAsTable):
     """What was drawn for each image, and what follows for the smoothed network g(x) = argmax_c P(f(x + σε) = c).
 
     For each image, with probability 1 − alpha over the draws: if `predicted` is a class, g answers it everywhere

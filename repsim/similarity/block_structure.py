@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from repsim._common.html import ShownAsTable
 from repsim._common.messages import message, some
 from repsim.features.activations import Activations
 from repsim.metrics.alignment.cka import CKA
@@ -37,7 +38,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class Blocks(ShownAsTable):
     """Block structure of one network.
 
     Attributes:
@@ -93,7 +94,7 @@ class Blocks:
 
 
 @dataclass(frozen=True, eq=False)
-class BlockReport:
+class BlockReport(ShownAsTable):
     """Block structure of one network, with and without the leading principal component of each layer.
 
     Attributes:

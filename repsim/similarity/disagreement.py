@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim.features.activations import Activations, check_same_samples, common_labels
 from repsim.metrics import Metric, get_metric, metric_name
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Disagreements:
+class Disagreements(ShownAsTable):
     """The held-out samples on which the probes of two layers differ, those first of which both probes are surest.
 
     Attributes:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
 from repsim.features.activations import Activations, check_same_samples
@@ -157,7 +158,7 @@ def permutation_test(
 
 
 @dataclass(frozen=True, eq=False)
-class Difference:
+class Difference(ShownAsTable):
     """How much further apart (or more alike) one pair of networks is than another, layer pair by layer pair.
 
     Attributes:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,15 @@ from jaxtyping import Float
 
 from repsim._common.archive import read_archive, write_archive
 from repsim._common.files import whole_file
-from repsim._common.messages import InternalError, message, shown
+from repsim._common.html import note
+from repsim._common.html import picture as picture_html
+from repsim._common.messages import InternalError, did_you_mean, message, shown
 from repsim.metrics import MetricFacts, is_own, known_metric
 from repsim.networks.correspondence import matched_layers, same_architecture
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +98,63 @@ class SimilarityMatrix:
         return f"SimilarityMatrix({self.metric}, {self.row_model} × {self.col_model}, {shape}, n = {self.n:,})"
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows: the heatmap."""
+        """The heatmap, for what shows no HTML."""
         buffer = io.BytesIO()
         self._draw(buffer)
         return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the heatmap and the cautions."""
+        i, j, value = next(iter(sorted(self.best(), key=lambda found: found[2] * self._sign)), ("none", "none", np.nan))
+        alt = f"Heatmap of {self!r}; most alike are {i} and {j} with {value:.3f}."
+        return note(repr(self), picture_html(self._repr_png_(), alt), self.cautions)
+
+    def __getitem__(self, layers: tuple[str, str]) -> float:
+        """The value of a layer of the first side and one of the second: `matrix["layer1.0", "layer2.0"]`.
+
+        Raises:
+            KeyError: An unknown layer.
+        """
+        if not isinstance(layers, tuple) or len(layers) != 2:
+            advice = 'Write matrix["layer1.0", "layer2.0"]'
+            raise KeyError(message("SimilarityMatrix", "two layers must be named", shown(layers), advice))
+        i, j = (_places(layer, known)[0] for layer, known in zip(layers, (self.rows, self.cols), strict=True))
+        return float(self.values[i, j])
+
+    def sel(
+        self, *, rows: str | Sequence[str] | None = None, cols: str | Sequence[str] | None = None
+    ) -> "SimilarityMatrix":
+        """The matrix of some layers, named by names or globs: `matrix.sel(rows="layer3.*")`.
+
+        Args:
+            rows: Of the first side; None takes all.
+            cols: Of the second side.
+
+        Returns:
+            The part, layers in their order.
+
+        Raises:
+            KeyError: A name or glob without a layer.
+        """
+        chosen = []
+        for asked, known in ((rows, self.rows), (cols, self.cols)):
+            names = known if asked is None else [asked] if isinstance(asked, str) else asked
+            chosen.append(sorted({place for name in names for place in _places(name, known)}))
+        return self.taken(*chosen)
+
+    def best(self) -> list[tuple[str, str, float]]:
+        """(row layer, column layer, value): for each row the column most alike; rows without a number are left out."""
+        found = []
+        for row, values in zip(self.rows, self.values, strict=True):
+            if not np.isnan(values).all():
+                j = int(np.nanargmin(self._sign * values))
+                found.append((row, self.cols[j], float(values[j])))
+        return found
+
+    @property
+    def _sign(self) -> int:
+        """Times a value, smaller is more alike."""
+        return -1 if self.definition.kind == "similarity" else 1
 
     def save_picture(self, path: str | Path) -> Path:
         """Writes the heatmap as a PNG, PDF or SVG (by the suffix), whole or not at all."""
@@ -148,6 +205,22 @@ class SimilarityMatrix:
         }
         return pd.DataFrame(table)
 
+    def to_xarray(self) -> "xarray.Dataset":
+        """Values and details over the dimensions `row` and `col`, named by layers; needs the package xarray.
+
+        Raises:
+            ImportError: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            advice = 'Install it with pip install "repsim-toolkit[xarray]"'
+            raise ImportError(message("to_xarray", "xarray must be installed", "no such package", advice)) from error
+        arrays = {"value": (("row", "col"), self.values)} | {n: (("row", "col"), a) for n, a in self.details.items()}
+        facts = {"metric": self.metric, "row_model": self.row_model, "col_model": self.col_model, "n": self.n}
+        coordinates = {"row": list(self.rows), "col": list(self.cols)}
+        return xarray.Dataset(arrays, coordinates, {**facts, "cautions": list(self.cautions)})
+
     def save(self, path: str | Path) -> Path:
         """Writes everything to one .npz without pickle, whole or not at all; `load` reads it back.
 
@@ -173,6 +246,16 @@ class SimilarityMatrix:
 
 
 _FACTS = ("rows", "cols", "metric", "row_model", "col_model", "n", "cautions", "provenance")
+
+
+def _places(asked: str, known: Sequence[str]) -> list[int]:
+    """Numbers of the layers that a name or a glob means."""
+    exact = [k for k, name in enumerate(known) if name == asked]
+    found = exact or [k for k, name in enumerate(known) if fnmatchcase(name, str(asked))]
+    if not found:
+        advice = did_you_mean(str(asked), known)
+        raise KeyError(message("SimilarityMatrix", "the layer must exist", shown(asked), advice))
+    return found
 
 
 def _check_numbers(arrays: Mapping[str, np.ndarray], n: Any) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim.features.activations import Activations, check_same_samples
 from repsim.metrics import METRICS
@@ -24,7 +25,7 @@ DEFAULT_PENALTIES = tuple(float(x) for x in np.logspace(-6, 2, 33))
 
 
 @dataclass(frozen=True, eq=False)
-class LambdaCurve:
+class LambdaCurve(ShownAsTable):
     """TD over white-noise tasks and GULP of all pairs of layers, for all penalties.
 
     1 − td_white/2 tends to `r2_cca` as λ → 0 and to `cka` as λ → ∞: the left end counts every direction alike, the

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repsim._common.checks import ABSENT, check_labels
+from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim.features.activations import Activations, check_same_samples, common_labels
 from repsim.probes.fit import fit_probes
@@ -23,7 +24,7 @@ _NUMBERS = ("td", "td_se", "floor", "floor_se", "excess", "excess_se", "accuracy
 
 
 @dataclass(frozen=True, eq=False)
-class TDSensitivity:
+class TDSensitivity(ShownAsTable):
     """TD of every pair of layers over a grid of penalties and shares of the rows that heads are fitted on.
 
     Attributes:

@@ -103,7 +103,7 @@ def test_what_is_there_is_not_trained_again(copy: Path, study: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert shown.splitlines()[0].split()[:4] == ["strategy", "networks", "accuracy", "train"]
     assert "Most alike first, by TD ratio: " in shown
-    assert shown.splitlines()[-1] == f"written to {copy}: strategies.png, layers.png, and 11 files in all"
+    assert shown.splitlines()[-1] == f"written to {copy}: report.html, strategies.png, layers.png, and 12 files in all"
 
 
 def test_a_dry_run_says_what_is_missing_and_trains_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,7 +211,7 @@ def test_without_conditions_nothing_is_said_of_them(tmp_path: Path) -> None:
         assert found.code == 0
         assert found.summary["conditions"] == {}
         assert "shown" not in found.out
-        assert found.names == ["cka.csv", "cka.npz", "summary.json"]
+        assert found.names == ["cka.csv", "cka.npz", "report.html", "summary.json"]
 
 
 def five_classes() -> nn.Module:

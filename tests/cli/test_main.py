@@ -73,6 +73,7 @@ def test_a_comparison_writes_its_files_and_nothing_else(pair: Run) -> None:
         "cka.csv",
         "cka.npz",
         "cka.png",
+        "report.html",
         "summary.json",
         "td_folds=3.csv",
         "td_folds=3.npz",
@@ -123,7 +124,9 @@ def test_the_table_and_the_summary_say_what_the_matrices_hold(pair: Run) -> None
         for text in ("18 × 18", "120", f"{result['min']:.4f}", f"{result['max']:.4f}", f"{result['matched_mean']:.4f}"):
             assert text in row
         assert row.endswith(" ~ ".join(result["closest"]))
-    assert lines[-1] == (f"written to {pair.folder}: cka.{{npz,csv,png}}, td_folds=3.{{npz,csv,png}}, summary.json")
+    assert lines[-1] == (
+        f"written to {pair.folder}: cka.{{npz,csv,png}}, td_folds=3.{{npz,csv,png}}, summary.json, report.html"
+    )
     assert sorted(facts["networks"]) == ["digits_pgd", "digits_standard"]
     assert facts["networks"]["digits_pgd"]["record"]["recipe"] == "pgd"
     assert facts["data"]["name"] == "digits/test"
@@ -210,7 +213,7 @@ def test_a_matrix_without_a_number_is_summed_up_as_such(tmp_path: Path, monkeypa
     (result,) = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["results"]
     assert (result["min"], result["max"], result["matched_mean"]) == (None, None, None)
     assert result["cells_without_number"] == 9
-    assert names(tmp_path) == ["cka.csv", "cka.npz", "cka.png", "summary.json"]
+    assert names(tmp_path) == ["cka.csv", "cka.npz", "cka.png", "report.html", "summary.json"]
 
 
 # --- compare: what options add --------------------------------------------------------------------------------
@@ -351,7 +354,13 @@ def test_cautions_are_said_once_however_much_is_added(tmp_path: Path) -> None:
 def test_live_networks_are_compared_batch_by_batch_on_whole_maps(tmp_path: Path) -> None:
     found = ran(tmp_path, STANDARD, PGD, *DIGITS, *BLOCKS, "--live", "--batch-size", "50")
     assert (found.code, found.err) == (0, "")
-    assert names(tmp_path) == ["cka_minibatch.csv", "cka_minibatch.npz", "cka_minibatch.png", "summary.json"]
+    assert names(tmp_path) == [
+        "cka_minibatch.csv",
+        "cka_minibatch.npz",
+        "cka_minibatch.png",
+        "report.html",
+        "summary.json",
+    ]
     made = SimilarityMatrix.load(tmp_path / "cka_minibatch.npz")
     expected = compare(*sides(reduction="flatten"), "cka_minibatch")
     np.testing.assert_allclose(made.values, expected.values, atol=1e-6)  # products of float32
@@ -574,7 +583,7 @@ def test_the_demo_prints_its_table_and_where_the_pictures_are(
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert asked == [tmp_path]
     assert capsys.readouterr().out == (
-        f"a table\nand its reading\n\nwritten to {tmp_path}: a.png, b.png, and 3 files in all\n"
+        f"a table\nand its reading\n\nwritten to {tmp_path}: report.html, a.png, b.png, and 4 files in all\n"
     )
 
 
@@ -840,7 +849,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_files_before(
         f"save: {tmp_path / refused} could not be written (File too large); nothing was changed. "
         "Free some space or choose another place.\n"
     )
-    assert names(tmp_path) == ["cka.csv", "cka.npz", "cka.png", "summary.json"]
+    assert names(tmp_path) == ["cka.csv", "cka.npz", "cka.png", "report.html", "summary.json"]
     for name in (refused, "summary.json"):
         assert (tmp_path / name).read_bytes() == before[name]
     again = SimilarityMatrix.load(tmp_path / "cka.npz")  # before or after, and whole

@@ -79,7 +79,7 @@ def test_everything_that_can_be_done_is_done_and_written(nets: Path, tmp_path: P
         "robust: robust/seed0, robust/seed1",
     ]
     pictures = ", ".join(f"{name}.png" for name in PARTS)
-    assert lines[-1] == f"written to {out}: {pictures}, tables, reading.txt"
+    assert lines[-1] == f"written to {out}: {pictures}, tables, reading.txt, report.html"
     text = (out / "reading.txt").read_text()
     for part in summary["parts"]:
         assert set(part["files"]) <= {f.name for f in out.iterdir()}
@@ -123,6 +123,7 @@ def test_only_what_is_asked_for(nets: Path, digits: ImageSet, tmp_path: Path) ->
     assert {f.name.split(".")[0].split("-")[0] for f in tmp_path.iterdir()} == {
         "cross_layer",
         "reading",
+        "report",
         "run",
         "summary",
     }

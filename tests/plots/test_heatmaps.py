@@ -171,7 +171,7 @@ def test_the_colour_bar_says_what_lies_outside_it(values: list[list[float]], lim
 
 
 def test_the_colour_bar_says_which_end_is_alike_and_can_be_left_out() -> None:
-    for metric, label in (("cka", "larger: more alike"), ("td", "0: no difference")):
+    for metric, label in (("cka", "lighter: more alike"), ("td", "lighter: more alike")):
         colorbar = bar(own(matrix(metric=metric)))
         assert colorbar is not None
         assert colorbar.ax.get_ylabel() == label
@@ -186,11 +186,12 @@ def test_the_colour_bar_says_which_end_is_alike_and_can_be_left_out() -> None:
 SYMMETRIC = [[1.0, 0.2, 0.3], [0.2, 1.0, np.nan], [0.3, np.nan, 1.0]]
 
 
-def hatched(axes: Axes) -> set[tuple[float, float]]:
-    """(row, column) of hatched cells."""
-    boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
-    assert all((box.get_width(), box.get_height()) == (1, 1) for box in boxes)
-    return {(box.get_y(), box.get_x()) for box in boxes}
+def hatched(axes: Axes, pattern: str = "////") -> set[tuple[int, int]]:
+    """(row, column) of the cells that are hatched so."""
+    paths = [patch.get_path() for patch in axes.patches if patch.get_hatch() == pattern]
+    r, c = cells(axes).shape
+    middles = [(i, j) for i in range(r) for j in range(c)]
+    return {(i, j) for i, j in middles if any(path.contains_point((j + 0.5, i + 0.5)) for path in paths)}
 
 
 def test_cells_without_a_number_are_hatched() -> None:
@@ -215,9 +216,12 @@ def test_a_matrix_without_a_single_number_is_drawn() -> None:
 
 def test_a_mask_leaves_out_the_upper_half() -> None:
     axes = own(matrix(values=SYMMETRIC), mask=True)
-    above = np.triu(np.ones((3, 3), dtype=bool), 1)
+    above = np.tril(np.ones((3, 3), dtype=bool), -1)  # rows grow upwards, so later rows stand above the diagonal
     np.testing.assert_array_equal(np.ma.getmaskarray(cells(axes)), above | np.isnan(SYMMETRIC))
-    assert hatched(axes) == {(2, 1)}  # the missing cell below; above it is left out, not missing
+    assert hatched(axes) == {(1, 2)}  # the missing cell below; above it is left out, not missing
+    pixels = drawn(axes)[..., :3].astype(int)
+    x, y = axes.transData.transform((0.5, 2.5)).astype(int)  # at the upper left of the picture there is nothing
+    assert (pixels[pixels.shape[0] - 1 - y, x] == 255).all()
     assert not np.ma.getmaskarray(cells(own(matrix(values=SYMMETRIC))))[0, 1]
 
 
@@ -581,7 +585,7 @@ def test_curves_of_several_measures_or_none_are_refused() -> None:
         layer_curve(matrix(3, 3), matrix(3, 3, metric="td"))
     text = "layer_curve: matrices must share one metric; got no matrix. Draw one figure per metric."
     with pytest.raises(ValueError, match=exactly(text)):
-        layer_curve()
+        layer_curve([])
 
 
 def test_a_measure_without_an_upper_bound_is_drawn_up_to_its_largest_value() -> None:
@@ -600,7 +604,7 @@ def test_a_measure_without_an_upper_bound_is_drawn_up_to_its_largest_value() -> 
         ("resnet20", "resnet20"),
         ("a network with a long name of its own", "…h a long name of its own"),
         ("short under blur:3", "short under blur:3"),
-        ("digits_pgd under pgd-20(digits, linf:0.1)", "digits_pgd\nunder …(digits, linf:0.1)"),
+        ("digits_pgd under pgd-20(digits, linf:0.1)", "digits_pgd\nunder pgd-20(digits,\nlinf:0.1)"),
     ],
 )
 def test_a_long_input_condition_has_a_line_of_its_own(name: str, label: str) -> None:

@@ -133,7 +133,7 @@ def test_branches_join_at_the_mean_distance_of_their_groups(metric: str) -> None
 
 def test_the_title_says_which_layers_and_n() -> None:
     made = table(5)
-    assert dendrogram(made).get_title() == "CKA, debiased, layers: matched (n = 1,597)"
+    assert dendrogram(made).get_title() == "CKA, debiased\nlayers: matched, n = 1,597"
     assert dendrogram(table(5, provenance={})).get_title() == "CKA, debiased (n = 1,597)"
 
 
@@ -141,7 +141,7 @@ def test_a_table_that_is_not_symmetric_is_averaged_and_the_title_says_so() -> No
     made = table(5, metric="pwcca")
     tilted = table(5, metric="pwcca", values=np.clip(made.values + 0.02 * np.triu(np.ones((5, 5)), 1), 0, 1))
     axes = dendrogram(tilted)
-    assert " ".join(axes.get_title().split()) == "PWCCA, layers: matched, mean of both directions (n = 1,597)"
+    assert " ".join(axes.get_title().split()) == "PWCCA layers: matched, mean of both directions, n = 1,597"
     mean = table(5, metric="pwcca", values=(tilted.values + tilted.values.T) / 2)
     np.testing.assert_allclose(joins(axes), joins(dendrogram(mean)))
     assert "directions" not in dendrogram(made).get_title()

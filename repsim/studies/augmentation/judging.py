@@ -67,6 +67,14 @@ class Judgement:
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.parts))
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every part."""
+        return "".join(part._repr_html_() for part in self.parts)
+
+    def to_frame(self) -> "DataFrame":
+        """The table of the strategies."""
+        return self.table
+
     def save(self, folder: str | Path) -> list[Path]:
         """Writes every part's picture, tables and reading; returns the files."""
         return [file for part in self.parts for file in part.save(folder)]

@@ -1,5 +1,6 @@
 """One answer of a study: numbers, their reading and a picture; and how it becomes files."""
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repsim._common.files import whole_file, write_text
+from repsim._common.html import note, picture
+from repsim._common.html import table as table_html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +38,17 @@ class Finding:
 
     def __str__(self) -> str:
         return "\n".join([self.title, *(f"  {sentence}" for sentence in self.reading)])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the picture, the reading, and the part's own table."""
+        buffer = io.BytesIO()
+        self.draw().savefig(buffer, dpi=100, format="png")
+        alt = f"{self.title} {' '.join(self.reading)}"
+        return note(self.title, picture(buffer.getvalue(), alt) + table_html(self.to_frame()), self.reading)
+
+    def to_frame(self) -> "DataFrame":
+        """The part's own table."""
+        return next(iter(self.tables.values()))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes NAME.png, NAME.csv or NAME-TABLE.csv, and NAME.json (reading, protocol), each whole or not at all.

@@ -3,9 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
+
+from repsim._common.html import ShownAsTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: All measures here are of order one, and so are their means; less than this is rounding.
 _ROUNDING = 1e-12
@@ -14,7 +20,7 @@ NetworkNumbers = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(ShownAsTable):
     """A number and its standard error over networks.
 
     Attributes:
@@ -26,6 +32,14 @@ class Estimate:
     value: float
     error: float
     degrees_of_freedom: int
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row: the value, its standard error, the degrees of freedom and the ends of the 95 % interval."""
+        import pandas as pd
+
+        low, high = self.interval()
+        told = {"value": self.value, "error": self.error, "degrees_of_freedom": self.degrees_of_freedom}
+        return pd.DataFrame([{**told, "ci_low": low, "ci_high": high}])
 
     @property
     def exact(self) -> bool:

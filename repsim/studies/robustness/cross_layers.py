@@ -123,11 +123,11 @@ def cross_layer_of(grouped: GroupFeatures, *, metric: str | Metric = "cka") -> F
     panels = {title: [m.row_model, m.col_model] for title, m in drawn.items()}
 
     def draw() -> "Figure":
-        rows: list[list[Drawing]] = [[_across(title, m) for title, m in across.items()]] if across else []
-        rows.append([_alone(title, each) for title, each in alone.items()])
-        if len(sides) > 1:
-            rows[-1].append(_scores(grouped, every, means))
-        return study_figure(rows, note=_BLOCKS.format(metric=metric_name(chosen), threshold=threshold))
+        row: list[Drawing] = [_across(title, m) for title, m in across.items()]
+        row += [_alone(title, each) for title, each in alone.items()]
+        if any(len(own) > 1 for own in grouped.groups.values()):  # else each panel has its score under it already
+            row.append(_scores(grouped, every, means))
+        return study_figure([row], note=_BLOCKS.format(metric=metric_name(chosen), threshold=threshold))
 
     return Finding(
         "cross_layer",

@@ -119,7 +119,8 @@ def threat_models_of(grouped: GroupFeatures, *, metrics: Sequence[str | Metric] 
     }
 
     def draw() -> "Figure":
-        rows: list[list[Drawing]] = [[*(_panel(r, m) for r, m in own.items()), lines] for own, lines in drawn]
+        sizes = [len(own) for own in grouped.groups.values()]
+        rows: list[list[Drawing]] = [[*(_panel(r, m, sizes) for r, m in own.items()), lines] for own, lines in drawn]
         return study_figure(rows, note=_NOTE)
 
     return Finding(
@@ -194,9 +195,9 @@ def _named(pair: tuple[str, str]) -> str:
     return " × ".join(pair)
 
 
-def _panel(rule: str, matrix: SimilarityMatrix) -> Panel:
+def _panel(rule: str, matrix: SimilarityMatrix, sizes: Sequence[int]) -> Panel:
     where = "last layer" if rule == "last" else "mean over layers"
-    return Panel(matrix, f"{matrix.definition.title}, {where}")
+    return Panel(matrix, f"{matrix.definition.title}, {where}", groups=sizes)
 
 
 def needs(extras: Extras) -> str:
