@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from repsim.data.image_set import ImageSet
 from repsim.data.text_set import TextSet
 from repsim.features.activations import Activations
-from repsim.features.batches import Call
+from repsim.features.inputs.batches import Call
 from repsim.features.reductions import Choice
 from repsim.features.store.budget import Plan
 from repsim.features.store.one_run import Extraction

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from repsim._common.messages import did_you_mean, message, some
 from repsim._common.provenance import CautionWarning, first_line_outside
-from repsim.features.batches import Call, call_network, check_call, masks_of, rows_of
 from repsim.features.dry_runs import DryRuns, dry_runs
 from repsim.features.evidence import FEW, Finding, LeftOut, Undecided
+from repsim.features.inputs.batches import Call, call_network, check_call, masks_of, rows_of
 from repsim.features.inputs.masks import mask_for
 from repsim.features.layout import Layout
 from repsim.features.reductions import Output, Reduction, Reductions, means

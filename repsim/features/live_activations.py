@@ -14,8 +14,8 @@ from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
 from repsim.data.text_set import TextSet
 from repsim.features.activations import Write
-from repsim.features.batches import Call
 from repsim.features.forward import TappedNetwork
+from repsim.features.inputs.batches import Call
 from repsim.features.reductions import Choice, Output, Reductions
 from repsim.features.source import Source
 from repsim.networks.layers import Layers

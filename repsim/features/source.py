@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from repsim._common.messages import message
 from repsim.data.image_set import ImageSet
 from repsim.data.text_set import TextSet
-from repsim.features.batches import parted, read_batches, rows_of, together
+from repsim.features.inputs.batches import parted, read_batches, rows_of, together
 from repsim.features.inputs.stream import Digest, Stream, Whole, open_stream
 from repsim.networks.answers import CPU_ROWS
 

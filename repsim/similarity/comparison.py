@@ -11,8 +11,9 @@ import torch
 
 from repsim._common.messages import message
 from repsim._common.provenance import CautionWarning, Note, versions
-from repsim.features.activations import Activations, provenance_of
+from repsim.features.activations import Activations
 from repsim.features.live_activations import LiveActivations
+from repsim.features.side_checks import provenance_of
 from repsim.metrics import Metric, PairwiseResult, TaskMetric, get_metric, metric_name, own_facts
 from repsim.metrics.base import within_bounds
 from repsim.similarity.matrix import SimilarityMatrix

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 
 from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
-from repsim.features.activations import Activations, check_same_samples, common_labels
+from repsim.features.activations import Activations
+from repsim.features.side_checks import check_same_samples, common_labels
 from repsim.metrics import Metric, get_metric, metric_name
 from repsim.metrics.base import undefined_cells
 from repsim.metrics.transferred.base import SoftmaxHeads

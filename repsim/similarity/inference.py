@@ -12,7 +12,8 @@ from torch import Tensor
 from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
-from repsim.features.activations import Activations, check_same_samples
+from repsim.features.activations import Activations
+from repsim.features.side_checks import check_same_samples
 from repsim.metrics import Metric, get_metric, metric_name
 from repsim.similarity.comparison import announce, labelled
 from repsim.similarity.matrix import SimilarityMatrix

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from repsim._common.messages import did_you_mean, message
 from repsim._common.progress import progress_bar
 from repsim._common.provenance import versions
-from repsim.features.activations import Activations, check_same_samples, common_labels
+from repsim.features.activations import Activations
+from repsim.features.side_checks import check_same_samples, common_labels
 from repsim.metrics import Metric, get_metric, metric_name, own_facts
 from repsim.metrics.base import PairwiseResult, TaskMetric, within_bounds
 from repsim.networks.correspondence import matched_layers, same_architecture

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from repsim.features.activations import Activations, is_untrained, normalisation_of
+from repsim.features.activations import Activations, normalisation_of
+from repsim.features.side_checks import is_untrained
 
 #: By how much refitted heads must be better than a network's own, in accuracy, to be spoken of.
 _FAR = 0.1

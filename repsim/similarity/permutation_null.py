@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repsim._common.messages import message
-from repsim.features.activations import Activations, common_labels
+from repsim.features.activations import Activations
+from repsim.features.side_checks import common_labels
 from repsim.metrics import Metric, TaskMetric, metric_name
 
 #: Two values this near each other are tied: rounding of the same number.

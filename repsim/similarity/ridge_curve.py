@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
-from repsim.features.activations import Activations, check_same_samples
+from repsim.features.activations import Activations
+from repsim.features.side_checks import check_same_samples
 from repsim.metrics import METRICS
 from repsim.metrics.spectral.ridge_smoothers import GULP, WhiteTD
 from repsim.networks.correspondence import matched_layers

@@ -12,7 +12,8 @@ from torch import Tensor
 from repsim._common.checks import ABSENT, check_labels
 from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
-from repsim.features.activations import Activations, check_same_samples, common_labels
+from repsim.features.activations import Activations
+from repsim.features.side_checks import check_same_samples, common_labels
 from repsim.probes.fit import fit_probes
 from repsim.probes.folds import bootstrap_folds, stratified_folds
 

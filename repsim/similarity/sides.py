@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from repsim._common.messages import message
-from repsim.features.activations import Activations, Side, check_same_samples, common_labels
+from repsim.features.activations import Activations, Side
+from repsim.features.side_checks import check_same_samples, common_labels
 from repsim.metrics import Metric, TaskMetric, metric_name
 
 

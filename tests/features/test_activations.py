@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repsim import Activations, compare
-from repsim.features.activations import check_same_samples, common_labels
+from repsim.features.side_checks import check_same_samples, common_labels
 from tests.conftest import exactly
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import repsim
-from repsim.features.batches import read_batches
+from repsim.features.inputs.batches import read_batches
 from repsim.features.source import Source
 from tests.conftest import exactly
 

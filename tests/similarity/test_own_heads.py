@@ -9,7 +9,8 @@ import torch
 
 import repsim
 from repsim import Activations, CautionWarning
-from repsim.features.activations import normalisation_of, outputs_caution
+from repsim.features.activations import normalisation_of
+from repsim.features.side_checks import outputs_caution
 from tests.conftest import exactly
 
 N = 300

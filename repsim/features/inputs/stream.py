@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSam
 
 from repsim._common.labels import class_labels
 from repsim._common.messages import message
-from repsim.features.batches import collated, is_sample, parted, rows_of, together
+from repsim.features.inputs.batches import collated, is_sample, parted, rows_of, together
 from repsim.networks.answers import CPU_ROWS
 
 

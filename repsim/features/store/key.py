@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from repsim._common.messages import message
 from repsim._common.version import VERSION
-from repsim.features.batches import Call
 from repsim.features.forward import TappedNetwork
+from repsim.features.inputs.batches import Call
 from repsim.features.inputs.stream import Digest, Stream
 from repsim.features.reductions import Choice
 from repsim.features.source import Source

@@ -24,11 +24,12 @@ from repsim._common.progress import progress_bar
 from repsim._common.provenance import CautionWarning, first_line_outside
 from repsim.data.image_set import ImageSet
 from repsim.data.text_set import TextSet
-from repsim.features.activations import Activations, outputs_caution
-from repsim.features.batches import Call, rows_of
+from repsim.features.activations import Activations
 from repsim.features.forward import TappedNetwork
+from repsim.features.inputs.batches import Call, rows_of
 from repsim.features.inputs.stream import Stream
 from repsim.features.reductions import Choice, Reductions
+from repsim.features.side_checks import outputs_caution
 from repsim.features.source import Source, inputs_of
 from repsim.features.store.budget import Plan, budget_of, free_at, place_for, smaller
 from repsim.features.store.key import key_of, short
