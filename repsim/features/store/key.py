@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from repsim._common.messages import message
-from repsim._common.version import VERSION
+from repsim._common.provenance import VERSION
 from repsim.features.forward import TappedNetwork
 from repsim.features.inputs.batches import Call
 from repsim.features.inputs.stream import Digest, Stream
