@@ -156,8 +156,8 @@ def test_a_live_side_refuses_samples_that_change() -> None:
 
 def test_what_cannot_be_read_in_order_is_one_clear_line() -> None:
     text = (
-        "extract: samples must be tensors of one shape; got object. "
-        "Give the data set a transform that makes such, as torchvision's ToTensor does."
+        "extract: samples must hold numbers; got object. "
+        "Give the data set a transform that makes tensors, such as torchvision's ToTensor()."
     )
     with pytest.raises(TypeError, match=exactly(text)):
         extract(convolutions(), InOrder([(object(), 0)] * 3))

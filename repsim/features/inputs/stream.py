@@ -259,10 +259,12 @@ def _in_groups(samples: Iterator[Any], left: dict[str, None], function: str) -> 
             continue
         try:
             batch = default_collate(few)
-        except (TypeError, RuntimeError) as error:
+        except TypeError as error:
             part = few[0][0] if isinstance(few[0], list | tuple) and few[0] else few[0]
-            advice = "Give the data set a transform that makes such, as torchvision's ToTensor does"
-            got = f"tensors of unequal shapes ({error})" if isinstance(part, Tensor) else type(part).__name__
-            must = "samples must be tensors of one shape"
-            raise TypeError(message(function, must, " ".join(got.split()), advice)) from error
+            advice = "Give the data set a transform that makes tensors, such as torchvision's ToTensor()"
+            raise TypeError(message(function, "samples must hold numbers", type(part).__name__, advice)) from error
+        except RuntimeError as error:
+            reason, must = str(error).partition("\n")[0], "all samples must have one shape"
+            advice = "Resize or pad them; sequences as dicts with attention_mask"
+            raise ValueError(message(function, must, reason, advice)) from error
         yield parted(batch, left, function)
