@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from repsim._common.files import sha256_of
 from repsim._common.messages import did_you_mean, message, some
 from repsim.networks.network import Normalize
+
+#: The version of ONNX's operations that onnx2torch knows best.
+_OPSET = 17
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,60 @@ def _onnx(name: str) -> Found:
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(message("load_model", "the ONNX file must exist", name, "Check the path"))
-    net = _library("onnx2torch", "onnx").convert(str(path))
-    return Found(net, None, None, path.name, sha256_of(path))
+    library, onnx = _library("onnx2torch", "onnx"), _library("onnx", "onnx")
+    try:
+        graph = onnx.load(str(path))
+    except Exception as error:  # protobuf's own classes, which move between its versions
+        advice = "Check the path, or export it again"
+        raise ValueError(message("load_model", "the file must be ONNX", f"{path}: {error}", advice)) from error
+    net, notes = _converted(library, onnx, graph, path)
+    _check_batches(net, graph, path)
+    return Found(net, None, None, path.name, sha256_of(path), notes)
+
+
+def _converted(library: Any, onnx: Any, graph: Any, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network, with a note where it took the operations of an older version of ONNX."""
+    try:
+        return library.convert(graph), ()
+    except NotImplementedError as error:
+        lacks = str(error)
+    # An empty axis is what allowzero is for, and data has none.
+    for node in graph.graph.node:
+        kept = [a for a in node.attribute if a.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    has = max((each.version for each in graph.opset_import if not each.domain), default=0)
+    for version in (has, _OPSET) if has > _OPSET else (has,):
+        try:
+            older = graph if version == has else onnx.version_converter.convert_version(graph, version)
+            notes = () if version == has else (f"its operations of ONNX {has} were read as those of {version}",)
+            return library.convert(older), notes
+        except (NotImplementedError, RuntimeError):
+            continue
+    advice = f"Export it again: torch.onnx.export(…, dynamo=False, opset_version={_OPSET})"
+    raise ValueError(message("load_model", "onnx2torch must know the file's operations", f"{path}: {lacks}", advice))
+
+
+def _check_batches(net: nn.Module, graph: Any, path: Path) -> None:
+    """A file that was exported for batches of one size may still take others; if not, it says nothing of samples."""
+    weights = {each.name for each in graph.graph.initializer}
+    inputs = [each.type.tensor_type for each in graph.graph.input if each.name not in weights]
+    sizes = [each.dim_value for each in inputs[0].shape.dim] if len(inputs) == 1 else [0]
+    if not all(sizes) or inputs[0].elem_type != 1:  # 1 are numbers of 32 bits
+        return
+    x = torch.rand(2 * sizes[0], *sizes[1:], generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            part, whole = net.eval()(x[: sizes[0]]), net(x)
+        same = torch.allclose(whole[: sizes[0]], part, atol=1e-4, rtol=1e-3)
+    except (RuntimeError, IndexError, TypeError):
+        same = False
+    if not same:
+        got, advice = (
+            f"{path}, for batches of {sizes[0]}",
+            'Export it with dynamic_axes={"x": {0: "n"}}, input_names=["x"]',
+        )
+        raise ValueError(message("load_model", "an ONNX file must take batches of any size", got, advice))
 
 
 def _json(path: Path) -> dict[str, Any]:

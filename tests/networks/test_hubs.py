@@ -2,8 +2,8 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -217,28 +217,125 @@ def test_texts_of_a_file_go_through_a_network_of_texts(bert: Path, tmp_path: Pat
 # --- ONNX, and libraries that are not there -------------------------------------------------------------------
 
 
-def test_onnx_goes_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
+#: Not ours: how onnx2torch cuts tensors.
+CUTS = pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")
 
-    def convert(path: str) -> nn.Module:
-        seen.append(path)
-        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
 
-    library: Any = ModuleType("onnx2torch")
-    library.convert = convert
-    monkeypatch.setitem(sys.modules, "onnx2torch", library)
-    path = tmp_path / "x.onnx"
-    path.write_bytes(b"onnx")
-    net = load_model(f"onnx:{path}")
-    assert seen == [str(path)]
-    assert net(IMAGES).shape == (3, 2)
-    assert net.provenance["checkpoint"] == "x.onnx"
+class Small(nn.Module):
+    """A network whose functions have no modules: ONNX knows operations alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.head = (
+            nn.Conv2d(3, 8, 3, 2),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 6, 3),
+            nn.Linear(6, 4),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.a(x)))
+        return self.head(torch.relu(self.b(x)).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """Patches that look at each other, reshaped with the batch written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.qkv = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 48)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        weights = torch.softmax(q @ k.transpose(2, 3), -1)
+        return self.head((x + (weights @ v).transpose(1, 2).reshape(n, t, 16)).mean(1))
+
+
+def exported(net: nn.Module, path: Path, version: int, *, batches: bool = True) -> Path:
+    """An ONNX file as people write them."""
+    options: dict[str, Any] = {"input_names": ["x"], "opset_version": version}
+    if batches:
+        options["dynamic_axes"] = {"x": {0: "n"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, of values that it writes down as constants
+        torch.onnx.export(net.eval(), (IMAGES[:1],), str(path), dynamo=False, **options)
+    return path
+
+
+@CUTS
+@pytest.mark.parametrize("kind", [Small, Tokens])
+def test_onnx_answers_as_the_network_that_it_was_made_of(kind: type[nn.Module], tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    torch.manual_seed(0)
+    own = kind()
+    net = load_model(f"onnx:{exported(own, tmp_path / 'x.onnx', 17)}")
+    found = repsim.extract(net, IMAGES, progress=False)
+    with torch.no_grad():
+        torch.testing.assert_close(found.outputs, own(IMAGES))
+        if isinstance(own, Small):
+            first = own.a(IMAGES)
+            assert any(torch.allclose(found[layer], own.norm(first).mean((2, 3)), atol=1e-5) for layer in found.layers)
+    assert (net.provenance["checkpoint"], net.provenance["notes"]) == ("x.onnx", [])
+    layouts = found.provenance["layout"]
+    assert all(layouts[layer] == "nchw" for layer in layouts if layer.endswith("Conv"))
+    assert any(why.endswith("no features") for why in found.provenance.get("layers_left_out", {}).values()) == (
+        kind is Tokens
+    )
+
+
+def test_onnx_of_a_newer_version_is_read_as_an_older_one(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    torch.manual_seed(0)
+    own = Small()
+    net = load_model(f"onnx:{exported(own, tmp_path / 'x.onnx', 20)}")
+    with torch.no_grad():
+        torch.testing.assert_close(net(IMAGES), own(IMAGES))
+    assert net.provenance["notes"] == ["its operations of ONNX 20 were read as those of 17"]
+
+
+@CUTS
+def test_onnx_files_that_cannot_be_read(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
     text = f"load_model: the ONNX file must exist; got {tmp_path / 'y.onnx'}. Check the path."
     with pytest.raises(FileNotFoundError, match=exactly(text)):
         load_model(f"onnx:{tmp_path / 'y.onnx'}")
+    (tmp_path / "bad.onnx").write_bytes(b"no network")
+    with pytest.raises(
+        ValueError, match=r"load_model: the file must be ONNX; got .*bad\.onnx: .*\. Check the path, or"
+    ):
+        load_model(f"onnx:{tmp_path / 'bad.onnx'}")
+    fixed = exported(Tokens(), tmp_path / "fixed.onnx", 17, batches=False)
+    text = (
+        f"load_model: an ONNX file must take batches of any size; got {fixed}, for batches of 1. "
+        'Export it with dynamic_axes={"x": {0: "n"}}, input_names=["x"].'
+    )
+    with pytest.raises(ValueError, match=exactly(text)):
+        load_model(f"onnx:{fixed}")
+    assert load_model(f"onnx:{exported(Small(), tmp_path / 'small.onnx', 17, batches=False)}")(IMAGES).shape == (3, 4)
 
 
-@pytest.mark.parametrize(("module", "name"), [("timm", "timm:resnet10t"), ("transformers", "hf:folder")])
+def test_operations_that_onnx2torch_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("onnx2torch")
+    helper = pytest.importorskip("onnx.helper")
+    onnx: Any = pytest.importorskip("onnx")
+    ends = [helper.make_tensor_value_info(name, 1, ["n", 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Mish", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    path = tmp_path / "mish.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(path))
+    with pytest.raises(
+        ValueError, match=r"load_model: onnx2torch must know the file's operations; got .*Mish"
+    ) as raised:
+        load_model(f"onnx:{path}")
+    assert str(raised.value).endswith("Export it again: torch.onnx.export(…, dynamo=False, opset_version=17).")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("timm", "timm:resnet10t"), ("transformers", "hf:folder"), ("onnx2torch", "onnx:pyproject.toml")],
+)
 def test_a_library_that_is_not_installed(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     kind = name.partition(":")[0]
