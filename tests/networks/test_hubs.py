@@ -243,11 +243,11 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch, self.qkv, self.norm = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 48), nn.LayerNorm(16)
+        self.patch, self.qkv = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 48)
         self.head = nn.Linear(16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+        x = self.patch(x).flatten(2).transpose(1, 2)
         n, t, _ = x.shape
         q, k, v = self.qkv(x).reshape(n, t, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
         weights = torch.softmax(q @ k.transpose(2, 3), -1)
