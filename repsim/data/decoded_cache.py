@@ -12,6 +12,7 @@ import numpy as np
 
 from repsim._common.files import sha256_of, whole_file
 from repsim._common.provenance import CautionWarning
+from repsim.data.decoding import MANY
 
 #: How a file begins. Another number, another format: files of other versions are not read.
 _MAGIC = b"repsim decoded images 2\n"
@@ -34,7 +35,8 @@ def cached(folder: Path, files: Sequence[str], settings: Any, decode: Callable[[
 
     The key holds path, size, times of change and inode of every file: a program that writes a file can set back the
     time of its content, but not that of its inode. A cache file that does not hold what was written to it is made anew;
-    one of another user, and a folder that cannot be written to, are passed over.
+    one of another user, and a folder that cannot be written to, are passed over. Many pixels stay in their file,
+    and are read from it as they are used.
 
     Args:
         folder: Where the cache is.
@@ -58,7 +60,9 @@ def cached(folder: Path, files: Sequence[str], settings: Any, decode: Callable[[
             with whole_file(path) as temporary, open(temporary, "wb") as stream:
                 stream.write(_MAGIC + _digest(images).encode() + b"\n")
                 np.save(stream, images)
-    except OSError:
+            if images.nbytes > MANY:
+                return _read(path, len(files))
+    except (OSError, ValueError):
         pass  # a read-only or full disk costs the next run its speed, nothing else
     return images
 
@@ -111,7 +115,10 @@ def _read(path: Path, n: int) -> np.ndarray:
             or int(np.prod(shape, dtype=object)) != left
         ):
             raise ValueError("an array of another shape")
-        images = np.fromfile(stream, np.uint8, count=left).reshape(shape)
+        if left > MANY:  # private to this process: who writes to the images does not write to the file
+            images = np.memmap(path, np.uint8, "c", offset=stream.tell(), shape=shape)
+        else:
+            images = np.fromfile(stream, np.uint8, count=left).reshape(shape)
     if _digest(images) != digest:
         raise ValueError("another digest")
     return images

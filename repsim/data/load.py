@@ -65,7 +65,7 @@ def load_data(
             without images, a file that is no picture, pixels whose range is not known, transparent pictures.
         FileNotFoundError: A set that is not on disk, an empty folder.
         TypeError: A function of your own that gives no ImageSet.
-        MemoryError: Decoded images that would not fit into memory.
+        MemoryError: Decoded images that fit neither into memory nor into the cache folder.
     """
     if seed < 0:
         raise ValueError(message("load_data", "seed must be >= 0", f"{seed}", "Choose another"))
@@ -131,8 +131,9 @@ def _image_folder(
     files, ids = [found.files[i] for i in rows], tuple(found.ids[i] for i in rows)
 
     def decoded() -> np.ndarray:
-        return decode(files, size=size, pixel_range=pixel_range, progress=progress)
+        return decode(files, size=size, pixel_range=pixel_range, progress=progress, scratch=kept)
 
-    images = cached(cache_folder(root), files, [size, pixel_range], decoded)
+    kept = cache_folder(root)
+    images = cached(kept, files, [size, pixel_range], decoded)
     labels = torch.from_numpy(found.labels[rows])
     return ImageSet(torch.from_numpy(images), labels, ids, name, found.classes)

@@ -609,6 +609,52 @@ def test_a_second_load_does_not_decode(image_folder: Callable[..., Path], no_dec
     assert len(cache_files(folder)) == 1
 
 
+def mapped_files() -> str:
+    """What this process has mapped into memory."""
+    return Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of what is mapped")
+def test_many_pixels_stay_in_their_file(
+    image_folder: Callable[..., Path], no_decoding: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder({"a/0.png": grey(7), "a/1.png": colour((1, 2, 3)), "b/0.png": grey(4)})
+    expected = read(folder)
+    (file,) = cache_files(folder)
+    assert str(file) not in mapped_files()
+    content = file.read_bytes()
+    file.unlink()
+    for place in ("decoding", "decoded_cache"):
+        monkeypatch.setattr(f"repsim.data.{place}.MANY", 20)
+    # Decoded pixels would not fit into memory.
+    monkeypatch.setattr("repsim.numerics.memory.available_memory", lambda: 20)
+    first = read(folder)
+    assert str(file) in mapped_files()
+    assert file.read_bytes() == content
+    no_decoding()
+    for data in (first, read(folder)):
+        assert torch.equal(data.images, expected.images)
+        assert data.digest == expected.digest
+    first.images.zero_()
+    assert file.read_bytes() == content
+    assert cache_files(folder) == [file]
+
+
+def test_many_pixels_take_memory_where_the_disk_has_no_room(
+    image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder({"a/0.png": grey(7), "b/0.png": grey(4)})
+    expected = read(folder)
+    monkeypatch.setattr("repsim.data.decoding.MANY", 20)
+
+    def full(*_: Any) -> NoReturn:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    cache_files(folder)[0].unlink()
+    assert read(folder).digest == expected.digest
+
+
 def test_a_changed_file_is_decoded_again(image_folder: Callable[..., Path]) -> None:
     folder = image_folder({"a/0.bmp": grey(1), "b/0.bmp": grey(2)})
     before = read(folder)

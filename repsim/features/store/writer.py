@@ -168,7 +168,9 @@ class StoreWriter:
                 with open(self._folder / track.file, "r+b" if start else "w+b") as stream:
                     stream.seek(track.offset + start * track.row_bytes)
                     stream.write(content)
-                    stream.flush()
+            # All of them are on their way before the first is waited for.
+            for track in self._all:
+                with open(self._folder / track.file, "r+b") as stream:
                     os.fsync(stream.fileno())
             with open(self._folder / JOURNAL, "a") as stream:
                 stream.write(json.dumps({"rows": [start, stop], "sums": sums, "samples": mark}) + "\n")
