@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_takeaways_are_three_lines_of_the_numbers(tmp_path: Path) -> None:
     inside = int((made.details["ci_low"] <= 0.1).sum())
     assert lines[1] == f"CKA, debiased: in {inside} of 35 pairs of layers the interval includes chance."
     assert lines[2] == f"CKA, debiased: 1 of 35 pairs have no number: constant {BAD}."
+
+
+def test_takeaways_of_a_study_are_what_holds_groups_against_each_other(tmp_path: Path) -> None:
+    run = read_run(studied(tmp_path), {})
+    (finding,) = run.findings
+    readings = [("a: 1.", "a less b: 2.", "b: 3."), ("a: 1.", "a × b: 4."), ("ab: 5.",)]
+    run = replace(
+        run, findings=tuple(replace(finding, reading=r) for r in readings), facts={"groups": {"a": [], "b": []}}
+    )
+    assert takeaways(run) == ["a less b: 2.", "a × b: 4.", "ab: 5."]
+    run = replace(run, findings=(replace(finding, reading=("same", "same", "more")),), facts={})
+    assert takeaways(run) == ["same", "more"]
 
 
 def test_takeaways_of_one_network_and_of_nothing() -> None:
