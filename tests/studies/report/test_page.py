@@ -108,6 +108,14 @@ def test_a_study_has_its_sentences_pictures_tables_and_protocol(tmp_path: Path) 
     assert len(page.all("script")) == 2
 
 
+def test_a_page_that_a_running_verb_makes_names_verb_and_command(tmp_path: Path) -> None:
+    folder = compared(tmp_path / "run", matrix(), picture=False)
+    waiting = {path.name: path for path in folder.iterdir()}
+    page = Page(write_page(tmp_path / "out", waiting=waiting, verb="demo", command="repsim demo").read_text("utf-8"))
+    assert "Standard and robust networks on digits" in page.text
+    assert "repsim demo" in page.text
+
+
 def test_what_else_lies_in_the_folder_is_left_out(tmp_path: Path) -> None:
     folder = studied(tmp_path / "study")
     (folder / "other.csv").write_text("secret\n1\n")
