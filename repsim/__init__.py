@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         permutation_test,
         td_sensitivity,
     )
+    from repsim.studies import callbacks
 
 #: Folder -> the public names that it gives this page. They are imported when they are asked for, so that
 #: `import repsim` and the command line's help do not wait for torch.
@@ -70,6 +71,7 @@ _PAGES = {
 
 #: Folders and a file of functions that are asked for by attribute, as in `repsim.metrics.TD`.
 _MODULES = {
+    "callbacks": "repsim.studies.callbacks",
     "losses": "repsim.metrics.losses",
     "metrics": "repsim.metrics",
     "plots": "repsim.plots",
@@ -87,6 +89,7 @@ __all__ = [
     "SimilarityMatrix",
     "__version__",
     "bootstrap",
+    "callbacks",
     "compare",
     "compare_many",
     "difference",

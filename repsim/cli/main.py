@@ -99,19 +99,19 @@ def _target(arguments: argparse.Namespace, chosen: Verb, words: Sequence[str]) -
         with run_folder(out, arguments.verb, command=command) as written:
             yield
             if chosen.page:
-                _write_page(out, written, command)
+                _write_page(out, written, arguments.verb, command)
     else:
         with alone(out, arguments.verb):
             remove_leftovers(out.parent)
             yield
 
 
-def _write_page(out: Path, written: Mapping[str, Path], command: str) -> None:
+def _write_page(out: Path, written: Mapping[str, Path], verb: str, command: str) -> None:
     """The page of what a run has written; a run of hours does not fail for it."""
     from repsim.studies.report import write_page
 
     try:
-        write_page(out, waiting=written, command=command)
+        write_page(out, waiting=written, verb=verb, command=command)
     except (ValueError, TypeError, KeyError, ImportError) as error:
         tell(f"caution: {out / 'report.html'} was not written ({error}); repsim report {out} makes it anew")
 

@@ -24,7 +24,7 @@ from repsim.plots.colours import (
     mark_zero,
 )
 from repsim.plots.protocols import Matrix, Outline
-from repsim.plots.publication import sized
+from repsim.plots.publication import paper_width, sized
 from repsim.plots.style import (
     TICK_LETTERS,
     TICK_POINTS,
@@ -238,7 +238,10 @@ def figure_size(matrix: "Matrix", *, annotate: bool = False) -> tuple[float, flo
         longest = max(longest, 0.3 * count)
     aspect = _aspect(matrix)
     height, width = (longest, longest / aspect) if aspect >= 1 else (longest * aspect, longest)
-    return sized(width + 2.6, height + 1.7, beside=1.7)
+    inches = paper_width()
+    if inches is not None:  # less for a colour bar and names of a usual length
+        return inches, max(0.8, inches - 1.5) * aspect + 1.3
+    return width + 2.6, height + 1.7
 
 
 def _aspect(matrix: "Matrix") -> float:

@@ -50,6 +50,11 @@ def paper(width: Literal["column", "page"] | float = "column") -> Iterator[None]
         _width.reset(before)
 
 
+def paper_width() -> float | None:
+    """The width that figures take, in inches; None outside of `paper`."""
+    return _width.get()
+
+
 def sized(width: float, height: float, *, beside: float = 0.0) -> tuple[float, float]:
     """Width and height in inches that a figure takes: those asked for, or as wide as the paper's column.
 

@@ -32,8 +32,8 @@
       if (this.find("blocks")) this.find("blocks").addEventListener("change", () => this.draw());
       this.canvas.addEventListener("pointermove", (event) => this.point(event));
       this.canvas.addEventListener("pointerdown", (event) => this.point(event));
-      this.canvas.addEventListener("focus", () => { this.active = true; this.tell(); this.draw(); });
-      this.canvas.addEventListener("blur", () => { this.active = false; this.draw(); });
+      this.canvas.addEventListener("focus", () => { this.active = true; this.tell(); this.mark(); });
+      this.canvas.addEventListener("blur", () => { this.active = false; this.mark(); });
       this.canvas.addEventListener("keydown", (event) => this.key(event));
       this.limits("bounds");
     }
@@ -79,7 +79,9 @@
           if (value === null) { this.hatch(pen, x, y, side); continue; }
           const share = (value - low) / (high - low || 1);
           pen.fillStyle = colour(measure.similarity ? share : 1 - share);
-          pen.fillRect(x, y, side + 0.3, side + 0.3);
+          // Whole pixels: cells meet without seams, however small they are.
+          const [x0, y0, x1, y1] = [x, y, x + side, y + side].map((end) => Math.round(end * scale) / scale);
+          pen.fillRect(x0, y0, x1 - x0, y1 - y0);
         }
       }
       pen.strokeStyle = pen.fillStyle = ink;
@@ -95,13 +97,27 @@
           }
         }
       }
+      this.base = document.createElement("canvas");
+      [this.base.width, this.base.height] = [canvas.width, canvas.height];
+      this.base.getContext("2d").drawImage(canvas, 0, 0);
+      canvas.dataset.box = JSON.stringify(box);
+      this.mark();
+    }
+
+    // The frame around the cell that is read; all else is drawn once.
+    mark() {
+      const pen = this.canvas.getContext("2d"), { side } = this.box;
+      pen.save();
+      pen.setTransform(1, 0, 0, 1, 0, 0);
+      pen.clearRect(0, 0, this.base.width, this.base.height);
+      pen.drawImage(this.base, 0, 0);
+      pen.restore();
       if (this.active) {
         const [x, y] = this.corner(this.row, this.col);
         for (const [shade, wide] of [["#fff", 4], ["#0b4fc4", 2]]) {
           pen.strokeStyle = shade; pen.lineWidth = wide; pen.strokeRect(x, y, side, side);
         }
       }
-      canvas.dataset.box = JSON.stringify(box);
     }
 
     // The first layers are at the lower left, as in the pictures.
@@ -159,7 +175,7 @@
       if (col < 0 || row < 0 || col >= this.map.cols.length || row >= this.map.rows.length) return;
       const moved = row !== this.row || col !== this.col || !this.active;
       [this.row, this.col, this.active] = [row, col, true];
-      if (moved) { this.tell(); this.draw(); }
+      if (moved) { this.tell(); this.mark(); }
     }
 
     key(event) {
@@ -173,7 +189,7 @@
       else return;
       event.preventDefault();
       this.active = true;
-      this.tell(); this.draw();
+      this.tell(); this.mark();
     }
 
     tell() {

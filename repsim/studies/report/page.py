@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,13 +35,16 @@ _TITLES = {
 }
 
 
-def write_page(folder: str | Path, *, waiting: Mapping[str, Path] | None = None, command: str = "") -> Path:
+def write_page(
+    folder: str | Path, *, waiting: Mapping[str, Path] | None = None, verb: str = "", command: str = ""
+) -> Path:
     """Writes `report.html` into a folder of results, from the files that are there.
 
     Args:
         folder: What `--out` of a verb named.
         waiting: Name -> path of files that a running verb has written and not yet put into the folder.
-        command: The words that began the run, where its list does not say.
+        verb: Whose run it is, where its list does not say yet.
+        command: The words that began it, where its list does not say yet.
 
     Returns:
         The file.
@@ -51,7 +55,9 @@ def write_page(folder: str | Path, *, waiting: Mapping[str, Path] | None = None,
     """
     folder = Path(folder)
     path = folder / NAME
-    write_text(path, html_of(read_run(folder, waiting or {}), command=command))
+    found = read_run(folder, waiting or {})
+    run = {"verb": verb, "command": command} if waiting else found.run
+    write_text(path, html_of(replace(found, run={name: told for name, told in run.items() if told != ""})))
     return path
 
 
@@ -87,7 +93,7 @@ def write_index(folders: Sequence[str | Path], path: str | Path) -> Path:
     return path
 
 
-def html_of(run: RunFiles, *, command: str = "") -> str:
+def html_of(run: RunFiles) -> str:
     """The page of a run, as text."""
     left = _PICTURES
     pictures: dict[str, str] = {}
@@ -121,7 +127,7 @@ def html_of(run: RunFiles, *, command: str = "") -> str:
         "tables": run.tables,
         "text": run.text,
         "left_out": [name for name in run.pictures if name not in pictures],
-        "facts": _short_facts(run, command),
+        "facts": _short_facts(run),
         "protocol": _json(facts) if facts else "",
         "data": script_json({"colours": colours(), "maps": maps}),
     }
@@ -201,9 +207,9 @@ def _alt(name: str, run: RunFiles) -> str:
     return f"Picture {shown}" + (f": {', '.join(sides)}" if sides else "")
 
 
-def _short_facts(run: RunFiles, command: str) -> list[tuple[str, str]]:
+def _short_facts(run: RunFiles) -> list[tuple[str, str]]:
     """What a reader asks first: command, images, networks, versions."""
-    facts = [("command", run.run.get("command") or command or "not recorded")]
+    facts = [("command", run.run.get("command", "not recorded"))]
     data = run.facts.get("data")
     if isinstance(data, dict) and {"name", "n", "digest"} <= set(data):
         facts.append(("images", f"{data['name']}, {data['n']:,}, digest {str(data['digest'])[:12]}"))

@@ -1,7 +1,8 @@
 """Three lines to take away from a run, made of its own numbers."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,9 +19,10 @@ def takeaways(run: RunFiles) -> list[str]:
     made of the matched layers.
     """
     if run.findings:
-        first = [finding.reading[0] for finding in run.findings if finding.reading]
-        more = [sentence for finding in run.findings for sentence in finding.reading[1:]]
-        return [*first, *more][:_LINES]
+        groups = [str(name) for name in run.facts.get("groups", ())]
+        first = [_headline(finding.reading, groups) for finding in run.findings if finding.reading]
+        more = [sentence for finding in run.findings for sentence in finding.reading]
+        return list(dict.fromkeys([*first, *more]))[:_LINES]
     told = [line for line in run.text.splitlines() if line.startswith("At ")]
     if told:  # the demo's, whose last lines are of the last block
         return [*told[-2:], run.text.strip().rpartition("\n")[2]][:_LINES]
@@ -28,6 +30,14 @@ def takeaways(run: RunFiles) -> list[str]:
     if len(lines) < _LINES:
         lines += [line for matrix in run.matrices.values() for line in _beside(matrix)]
     return lines[:_LINES]
+
+
+def _headline(reading: Sequence[str], groups: Sequence[str]) -> str:
+    """The first sentence that holds two groups against each other; where there is none, the first of all."""
+    for text in reading:
+        if sum(bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)) for name in groups) > 1:
+            return text
+    return reading[0]
 
 
 def sentence(matrix: SimilarityMatrix) -> str:

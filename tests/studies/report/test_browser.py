@@ -51,9 +51,9 @@ def browser() -> Iterator[Any]:
         if os.environ.get("REPSIM_BROWSER"):
             pytest.fail(text)
         pytest.skip(text)
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
+    from selenium import webdriver  # pyright: ignore[reportMissingImports]
+    from selenium.webdriver.chrome.options import Options  # pyright: ignore[reportMissingImports]
+    from selenium.webdriver.chrome.service import Service  # pyright: ignore[reportMissingImports]
 
     options = Options()
     options.binary_location = program
@@ -150,8 +150,8 @@ def test_the_cell_under_the_pointer_is_that_of_the_table(
 
 
 def test_keys_move_through_cells_and_a_switch_changes_the_measure(browser: Any, run: Path) -> None:
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import Select
+    from selenium.webdriver.common.keys import Keys  # pyright: ignore[reportMissingImports]
+    from selenium.webdriver.support.ui import Select  # pyright: ignore[reportMissingImports]
 
     opened(browser, write_page(run))
     canvas = browser.find_element("css selector", "canvas")

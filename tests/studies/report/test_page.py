@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -77,6 +78,18 @@ def test_takeaways_are_three_lines_of_the_numbers(tmp_path: Path) -> None:
     assert lines[2] == f"CKA, debiased: 1 of 35 pairs have no number: constant {BAD}."
 
 
+def test_takeaways_of_a_study_are_what_holds_groups_against_each_other(tmp_path: Path) -> None:
+    run = read_run(studied(tmp_path), {})
+    (finding,) = run.findings
+    readings = [("a: 1.", "a less b: 2.", "b: 3."), ("a: 1.", "a × b: 4."), ("ab: 5.",)]
+    run = replace(
+        run, findings=tuple(replace(finding, reading=r) for r in readings), facts={"groups": {"a": [], "b": []}}
+    )
+    assert takeaways(run) == ["a less b: 2.", "a × b: 4.", "ab: 5."]
+    run = replace(run, findings=(replace(finding, reading=("same", "same", "more")),), facts={})
+    assert takeaways(run) == ["same", "more"]
+
+
 def test_takeaways_of_one_network_and_of_nothing() -> None:
     alone = matrix(2, 2, col_model="standard", details={}, values=np.array([[1.0, 0.2], [0.4, 1.0]]))
     assert sentence(alone) == "CKA, debiased, standard × standard: 0.300 on average over different layers; n = 1,000."
@@ -93,6 +106,14 @@ def test_a_study_has_its_sentences_pictures_tables_and_protocol(tmp_path: Path) 
     assert [image["alt"] for image in page.all("img")] == [f"Where? {BAD} First."]
     assert len(page.all("table")) == 2
     assert len(page.all("script")) == 2
+
+
+def test_a_page_that_a_running_verb_makes_names_verb_and_command(tmp_path: Path) -> None:
+    folder = compared(tmp_path / "run", matrix(), picture=False)
+    waiting = {path.name: path for path in folder.iterdir()}
+    page = Page(write_page(tmp_path / "out", waiting=waiting, verb="demo", command="repsim demo").read_text("utf-8"))
+    assert "Standard and robust networks on digits" in page.text
+    assert "repsim demo" in page.text
 
 
 def test_what_else_lies_in_the_folder_is_left_out(tmp_path: Path) -> None:
