@@ -10,6 +10,9 @@ What is measured:
                 against bare forward passes in batches of the same size; the same into buffers that have been written
                 to before; and against keeping clones in hooks.
     batch size  `extract(batch_size=512)` against the fastest of 32 to 512, and the same for bare passes.
+    attention   Images per second of `extract` with default settings against bare forward passes: a ViT and a Swin of
+                timm with random weights, 512 random images of 64×64.
+    dry runs    The passes that find out the axes, as a share of an extraction of 2,000 images by a ResNet-20.
     decoding    The second `load_data` of an image folder, from the cache of decoded images, against the first.
     import      Seconds of `import repsim` less those of `import torch`, each in fresh processes.
 """
@@ -54,6 +57,8 @@ def main() -> None:
         net, _ = load_pair("resnet20", args.weights, args.normalize)
         buffers(net, images, args.rounds)
         batch_sizes(net, images, args.rounds)
+        transformers(args.quick, args.rounds)
+        dry(args.quick, args.rounds)
         decoding(args)
         importing(2 if args.quick else 5)
 
@@ -133,6 +138,48 @@ def batch_sizes(net: Network, images: repsim.ImageSet, rounds: int) -> None:
         ratio = times.ratio(f"{kind} {best}", f"{kind} {sizes[-1]}")
         note = "images per second: " + ", ".join(f"{rate:,.0f}" for rate in rates.values())
         table.row(f"{kind}: images per second of batch {sizes[-1]} / of batch {best}, the best", ratio, note)
+
+
+def transformers(quick: bool, rounds: int) -> None:
+    import timm
+
+    n = 8 if quick else 512
+    pixels = torch.rand(n, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    table = Table(f"Transformers: {n} images of 64×64, default layers and reduction, batches of {CPU_ROWS}")
+    swin: dict[str, Any] = {"window_size": 4}
+    for name, options in (("vit_tiny_patch16_224", {}), ("swin_tiny_patch4_window7_224", swin)):
+        net = timm.create_model(name, img_size=64, **options).eval()
+        times = interleave(
+            {"extract": lambda net=net: whole(net, pixels), "bare": lambda net=net: bare(net, pixels)}, rounds
+        )
+        rates = [n / times.median(kind) for kind in ("extract", "bare")]
+        note = (
+            f"{rates[0]:,.0f} against {rates[1]:,.0f} images per second, {len(times.results['extract'].layers)} layers"
+        )
+        table.row(f"{name}: images per second of extract / of bare passes", times.ratio("bare", "extract"), note)
+
+
+def whole(net: torch.nn.Module, pixels: torch.Tensor) -> repsim.Activations:
+    return repsim.extract(net, pixels, progress=False)
+
+
+def bare(net: torch.nn.Module, pixels: torch.Tensor) -> None:
+    with torch.no_grad():
+        for part in pixels.split(CPU_ROWS):
+            net(part)
+
+
+def dry(quick: bool, rounds: int) -> None:
+    n = 64 if quick else 2_000
+    net, pixels = repsim.load_model("resnet20"), torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def look() -> None:
+        TappedNetwork(net, None, Reductions("auto"), None, "benchmark", None).look(lambda count: pixels[:count])
+
+    times = interleave({"dry": look, "extract": lambda: whole(net, pixels)}, rounds)
+    table = Table(f"Dry runs: ResNet-20, {n:,} images, default layers")
+    note = f"{times.median('dry'):.3f} s of {times.median('extract'):.1f} s"
+    table.row("seconds of finding out the axes / of the whole extraction", times.ratio("dry", "extract"), note)
 
 
 def decoding(args: argparse.Namespace) -> None:

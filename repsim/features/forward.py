@@ -114,6 +114,7 @@ class TappedNetwork:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(_failure(self._function, error, few)) from error
+        equal: dict[_Plan, _Plan] = {}
         for row, finding in runs.calls.items():
             plan = self._plan(row, finding)
             if plan is None and not self._optional:
@@ -121,7 +122,7 @@ class TappedNetwork:
             if plan is None:
                 self._left_out[row] = _why(finding)
             else:
-                self._plans[row] = plan
+                self._plans[row] = equal.setdefault(plan, plan)
         self._ran |= {_module(row) for row in runs.calls}
         if runs.calls and not self._plans:
             raise ValueError(self._refusal(*next(iter(runs.calls.items()))))
@@ -273,20 +274,23 @@ class _Plan:
 
 
 class _Done:
-    """Rows made in one pass. Many modules hand on what came in, as dropout does: that is not reduced again."""
+    """Rows made in one pass. Many modules hand on what came in, as dropout does: that is not reduced again.
+
+    Plans that are equal are one object.
+    """
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[int, _Plan], tuple[weakref.ref[Tensor], int, Tensor]] = {}
+        self._rows: dict[tuple[int, int], tuple[weakref.ref[Tensor], int, Tensor]] = {}
 
     def find(self, x: Tensor, plan: _Plan) -> Tensor | None:
         """The rows of this very tensor, unless an operation in place has changed it since."""
-        kept, version, rows = self._rows.get((id(x), plan), (None, 0, None))
+        kept, version, rows = self._rows.get((id(x), id(plan)), (None, 0, None))
         return rows if kept is not None and kept() is x and version == x._version else None
 
     def keep(self, x: Tensor, plan: _Plan, rows: Tensor) -> Tensor:
         """Keeps rows, where they are not the tensor's own memory, which may be changed."""
         if rows.numel() < x.numel():
-            self._rows[id(x), plan] = weakref.ref(x), x._version, rows
+            self._rows[id(x), id(plan)] = weakref.ref(x), x._version, rows
         return rows
 
     def clear(self) -> None:

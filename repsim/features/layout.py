@@ -9,6 +9,7 @@ tokens for each sample, sample by sample.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from torch import Tensor
@@ -65,36 +66,38 @@ class Layout:
         sizes = tuple(0 if kind == SAMPLES else size for group in groups for kind, size in group)
         return cls(code, sizes if "(" in code else ())
 
-    @property
+    @cached_property
     def positions(self) -> tuple[int, ...]:
         """The axes of positions once samples are first."""
-        return tuple(i for i, letter in enumerate(self._letters()) if letter not in "nc")
+        letters = "n" + "".join(self._groups).replace("n", "")
+        return tuple(i for i, letter in enumerate(letters) if letter not in "nc")
 
-    def _letters(self) -> str:
-        """A letter per axis once samples are first."""
-        plain = self.code.replace("(", "").replace(")", "")
-        return "n" + plain.replace("n", "")
+    @cached_property
+    def _groups(self) -> tuple[str, ...]:
+        """The letters of each axis."""
+        return tuple(a or b for a, b in re.findall(r"\(([a-z]+)\)|([a-z])", self.code))
+
+    @cached_property
+    def _samples(self) -> tuple[int, bool]:
+        """The axis of samples, and whether something is folded into it."""
+        return next((i, len(group) > 1) for i, group in enumerate(self._groups) if "n" in group)
 
     def fits(self, x: Tensor, rows: int) -> bool:
         """Whether a tensor of `rows` samples can have this layout."""
-        groups = re.findall(r"\(([a-z]+)\)|([a-z])", self.code)
-        if len(groups) != x.ndim:
+        at, folded = self._samples
+        if len(self._groups) != x.ndim:
             return False
-        return all(
-            ("n" not in (a or b)) or (s % rows == 0 if a else s == rows)
-            for (a, b), s in zip(groups, x.shape, strict=True)
-        )
+        return x.shape[at] % rows == 0 if folded else x.shape[at] == rows
 
     def samples_first(self, x: Tensor, rows: int) -> Tensor:
         """The tensor with an axis for each letter and the samples first; a view where it can be."""
         at = 0
-        sizes = list(self.sizes)
-        for folded, single in re.findall(r"\(([a-z]+)\)|([a-z])", self.code):
-            if folded:
-                known = sizes[at : at + len(folded)] if sizes else [0] * len(folded)
-                known[folded.index("n")] = rows
+        for group in self._groups:
+            if len(group) > 1:
+                known = list(self.sizes[at : at + len(group)]) or [0] * len(group)
+                known[group.index("n")] = rows
                 rest = x.shape[at] // prod(s for s in known if s)
                 x = x.unflatten(at, [s or rest for s in known])
-            at += len(folded or single)
-        plain = re.sub(r"[()]", "", self.code)
-        return x if plain[0] == "n" else x.movedim(plain.index("n"), 0)
+            at += len(group)
+        samples = "".join(self._groups).index("n")
+        return x.movedim(samples, 0) if samples else x
