@@ -265,7 +265,7 @@ made = extract(net, Made(), layers=["2", "3"], reduction="flatten", store=store,
 assert made.n == n
 lines = open("/proc/self/status").read().splitlines()
 peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-print(peak // 1024, sum(made.widths) * 4 * n // 2**20)
+print(peak // 1024, (sum(made.widths) + made.outputs.shape[1]) * 4 * n // 2**20)
 """
 
 
