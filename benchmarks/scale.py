@@ -38,14 +38,15 @@ from repsim.numerics.matmul import matmul_nt
 
 #: A data set that makes its images, run in a fresh process: peak memory in MiB.
 SAMPLES = """
-import resource, sys, torch, repsim
+import sys, torch, repsim
 n = int(sys.argv[1])
 class Made(torch.utils.data.Dataset):
     def __len__(self): return n
     def __getitem__(self, i): return torch.full((3, 64, 64), i / n), i % 3
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2), torch.nn.ReLU(), torch.nn.AvgPool2d(3))
 repsim.extract(net, Made(), reduction="flatten", layers="2", store=sys.argv[2], progress=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+lines = open("/proc/self/status").read().splitlines()
+print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
 """
 
 

@@ -1,4 +1,4 @@
-"""Preconditions that more than one folder needs: labels, finiteness, fractions, switches."""
+"""Preconditions that more than one folder needs: labels, finiteness, fractions, switches, levels."""
 
 from fractions import Fraction
 
@@ -54,3 +54,16 @@ def check_bool(function: str, name: str, value: object) -> None:
     if not isinstance(value, bool):
         advice = f"Pass {name}=True or {name}=False"
         raise TypeError(message(function, f"{name} must be True or False", repr(value), advice))
+
+
+def check_count(function: str, name: str, value: int, least: int) -> None:
+    """A number of resamples is a whole number, and not too small to say anything."""
+    if not isinstance(value, int) or value < least:
+        must = f"{name} must be a whole number >= {least}"
+        raise ValueError(message(function, must, repr(value), "200 is usual"))
+
+
+def check_level(function: str, level: float, name: str = "level", usual: str = "0.95") -> None:
+    """The level of an interval, or the size of a test, is a share."""
+    if not 0 < level < 1:
+        raise ValueError(message(function, f"{name} must be in (0, 1)", f"{level}", f"{usual} is usual"))

@@ -85,6 +85,7 @@ def disagreements(
     metric: str | Metric = "td",
     task: Any = None,
     class_names: tuple[str, ...] | None = None,
+    device: str | torch.device | None = None,
 ) -> Disagreements:
     """Names the samples that a downstream task would be answered differently for: what a TD is made of.
 
@@ -97,6 +98,7 @@ def disagreements(
         metric: "td" or "td_soft", with the settings of their heads.
         task: (n,) class labels; None takes those that the samples came with.
         class_names: A name for each class, in the order of the labels.
+        device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         The samples, both answers with their probabilities, and the whole table of answers against answers.
@@ -116,7 +118,8 @@ def disagreements(
     if labels is None:
         raise ValueError(message("disagreements", "a downstream task is needed", "no labels", "Pass task=labels"))
     second = _counterpart(a, b, layer) if layer_b is None else layer_b
-    found = chosen.held_out([a[layer], b[second]], {"task": labels})["task"]
+    features = [x if device is None else x.to(device) for x in (a[layer], b[second])]
+    found = chosen.held_out(features, {"task": labels})["task"]
     if reasons := undefined_cells([found[0].fit.undefined], [found[1].fit.undefined]):
         got, advice = reasons[0, 0], "Choose another layer or other settings"
         raise ValueError(message("disagreements", "both layers must have probes", got, advice))

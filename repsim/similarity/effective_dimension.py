@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MOST = 0.99
 
 
-def dimension(a: Activations) -> "pd.DataFrame":
+def dimension(a: Activations, *, device: str | torch.device | None = None) -> "pd.DataFrame":
     """How many directions each layer uses, from the singular values s₁ ≥ s₂ ≥ … of its centred features.
 
     Linear CKA weighs directions by their variance, so it says little of a layer whose variance lies in one
@@ -29,6 +29,7 @@ def dimension(a: Activations) -> "pd.DataFrame":
 
     Args:
         a: Features of one network.
+        device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         One row per layer, in execution order: `layer`; `n` samples; `width` features; `rank`, the directions above
@@ -55,7 +56,8 @@ def dimension(a: Activations) -> "pd.DataFrame":
     table = []
     with progress_bar(len(a), "dimensions", "layer") as bar:
         for name in a.layers:
-            table.append({"layer": name, "n": a.n, "width": a[name].shape[1], **_facts(centre(a[name], torch.float64))})
+            x = a[name] if device is None else a[name].to(device)
+            table.append({"layer": name, "n": a.n, "width": x.shape[1], **_facts(centre(x, torch.float64))})
             bar.update()
     return pd.DataFrame(table)
 

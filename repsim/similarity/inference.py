@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from repsim._common.checks import check_count, check_level
 from repsim._common.html import ShownAsTable
 from repsim._common.messages import message
 from repsim._common.progress import progress_bar
@@ -18,7 +19,7 @@ from repsim.metrics import Metric, get_metric, metric_name
 from repsim.similarity.comparison import announce, labelled
 from repsim.similarity.matrix import SimilarityMatrix
 from repsim.similarity.permutation_null import against_chance, fewest_permutations, random_order, restrictions
-from repsim.similarity.sides import prepare_sides
+from repsim.similarity.sides import placed, prepare_sides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ def bootstrap(
     resamples: int = 200,
     level: float = 0.95,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> SimilarityMatrix:
     """`compare` with an interval for every value: how far would it move with other samples of the same kind?
 
@@ -49,6 +51,7 @@ def bootstrap(
         resamples: How many, at least 20.
         level: Of the interval, in (0, 1).
         seed: Of the draws.
+        device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         The matrix of `compare` with the details `ci_low`, `ci_high`, `standard_error` and `bootstrap_bias` (mean of the
@@ -65,8 +68,9 @@ def bootstrap(
         TD: counting. CKA and RSA: one product per resample and tile. CCA, Procrustes, GULP: `resamples` comparisons.
     """
     chosen = get_metric(metric)
-    _check_range("bootstrap", "resamples", resamples, 20)
-    _check_level("bootstrap", level)
+    check_count("bootstrap", "resamples", resamples, 20)
+    check_level("bootstrap", level)
+    a, b = placed((a, b), device)
     value, states = _compared(a, b, chosen, "bootstrap", chosen.bootstrap_caution)
     found = _resampled(a, b, chosen, states, _draw(a.n, resamples, seed))
     details = _interval(value.values, found, level, chosen.bounds)
@@ -84,6 +88,7 @@ def permutation_test(
     within: Any = None,
     groups: Any = None,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> SimilarityMatrix:
     """`compare` with what chance gives: could unrelated layers look as much alike, and the best pair of so many?
 
@@ -102,6 +107,7 @@ def permutation_test(
         groups: (n,) whole numbers, for samples that are no independent draws (several images of one subject, frames
             of one film): those of one number stay together, and whole groups of one size change places.
         seed: Of the permutations.
+        device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         The matrix of `compare` with the details of `against_chance`: `p_value` (share of permutations that look at
@@ -124,9 +130,10 @@ def permutation_test(
         `permutations` crossings of prepared layers; measures without a shortcut prepare one side anew each time.
     """
     chosen = get_metric(metric)
-    _check_level("permutation_test", alpha, "alpha", "0.05")
-    _check_range("permutation_test", "permutations", permutations, max(20, fewest_permutations(alpha)))
+    check_level("permutation_test", alpha, "alpha", "0.05")
+    check_count("permutation_test", "permutations", permutations, max(20, fewest_permutations(alpha)))
     check_same_samples(a, b, "permutation_test")
+    a, b = placed((a, b), device)
     kept = restrictions(a, b, chosen, alpha, within, groups)
     value, (rows, cols) = _compared(a, b, chosen, "permutation_test")
     generator = torch.Generator().manual_seed(seed)
@@ -212,6 +219,7 @@ def difference(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> Difference:
     """Is one pair of networks further apart than another? A paired bootstrap over the samples both pairs share.
 
@@ -225,6 +233,7 @@ def difference(
         resamples: How many, at least 20; the smallest p-value is 2 / (resamples + 1).
         level: Of the interval, in (0, 1).
         seed: Of the draws.
+        device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         Differences of all layer pairs, matched by place.
@@ -240,8 +249,10 @@ def difference(
         (True, array([[0.02]]))
     """
     chosen = get_metric(metric)
-    _check_range("difference", "resamples", resamples, 20)
-    _check_level("difference", level)
+    check_count("difference", "resamples", resamples, 20)
+    check_level("difference", level)
+    both = placed((*first, *second), device)
+    first, second = (both[0], both[1]), (both[2], both[3])
     compared = [_compared(*pair, chosen, "difference", chosen.bootstrap_caution) for pair in (first, second)]
     values = [matrix for matrix, _ in compared]
     if values[0].values.shape != values[1].values.shape:
@@ -335,14 +346,3 @@ def _interval(
         "standard_error": found.std(0, ddof=1),
         "bootstrap_bias": bias,
     }
-
-
-def _check_range(function: str, name: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        must = f"{name} must be a whole number >= {least}"
-        raise ValueError(message(function, must, repr(value), "200 is usual"))
-
-
-def _check_level(function: str, level: float, name: str = "level", usual: str = "0.95") -> None:
-    if not 0 < level < 1:
-        raise ValueError(message(function, f"{name} must be in (0, 1)", f"{level}", f"{usual} is usual"))

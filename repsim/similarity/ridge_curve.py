@@ -17,6 +17,7 @@ from repsim.metrics.spectral.ridge_smoothers import GULP, WhiteTD
 from repsim.networks.correspondence import matched_layers
 from repsim.numerics.precision import full_precision
 from repsim.numerics.spectrum import direction_products, spectra
+from repsim.similarity.sides import placed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,13 +86,20 @@ class LambdaCurve(ShownAsTable):
 
 
 @full_precision()
-def lambda_curve(a: Activations, b: Activations, penalties: Sequence[float] | None = None) -> LambdaCurve:
+def lambda_curve(
+    a: Activations,
+    b: Activations,
+    penalties: Sequence[float] | None = None,
+    *,
+    device: str | torch.device | None = None,
+) -> LambdaCurve:
     """TD over white-noise tasks and GULP of every pair of layers at every penalty, from one decomposition per layer.
 
     Args:
         a: First side, the rows.
         b: Second side, the columns; the same samples in the same order.
         penalties: λ > 0 for features of mean row norm² 1; None takes 33 from 1e-6 to 100.
+        device: Where to compute, as in "cuda"; None leaves the features where they are.
 
     Returns:
         The curves and their limits.
@@ -114,6 +122,7 @@ def lambda_curve(a: Activations, b: Activations, penalties: Sequence[float] | No
     if a.n < METRICS["td_white"].min_samples:
         must = f"at least {METRICS['td_white'].min_samples} samples are needed"
         raise ValueError(message("lambda_curve", must, f"{a.n}", "Extract on more samples"))
+    a, b = placed((a, b), device)
     states = spectra([side[layer] for side in ([a] if a is b else [a, b]) for layer in side.layers])
     rows = states[: len(a)]
     cols = rows if a is b else states[len(a) :]

@@ -1,6 +1,7 @@
 """Two sides that a metric is asked of: what must hold, and their layers prepared in one call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,19 @@ def prepare_sides(
         states = metric.prepare_tasks(layers, _checked(tasks, a.n, function))
     # One list for both sides tells a metric that half of its pairs are the other half again.
     return {name: (s, s) if a is b else (s[: len(a)], s[len(a) :]) for name, s in states.items()}
+
+
+def placed(sides: Sequence[Activations], device: str | torch.device | None) -> list[Activations]:
+    """Sides with their features where something is to be computed; one that stands twice stays one object.
+
+    Args:
+        sides: Which.
+        device: Where, as in "cuda"; None leaves them where they are.
+    """
+    if device is None:
+        return list(sides)
+    made = {id(side): replace(side, features={layer: side[layer].to(device) for layer in side}) for side in sides}
+    return [made[id(side)] for side in sides]
 
 
 def check_sides(a: Side, b: Side, metric: Metric, function: str) -> None:
