@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 import repsim
 from repsim import heatmap, layer_curve, panels
 from repsim._common.provenance import CautionWarning
-from repsim.plots import clustered_heatmap, confusion, disagreement_grid, paper
+from repsim.plots import clustered_heatmap, confusion, disagreement_grid, lambda_curve, paper
 from repsim.plots.colours import alike_label, colour_map, is_signed
 from repsim.plots.heatmaps import picture
 from repsim.plots.study_attacks import epoch_heatmaps
@@ -119,6 +119,24 @@ def test_values_of_a_curve_touch_no_point_and_no_other_value() -> None:
     assert len(axes.texts) >= 9
     assert_apart(list(axes.texts))
     assert {text.get_text() for text in axes.texts} <= {f"{y:.2f}" for line in axes.lines for y in ydata(line)}
+
+
+def test_lines_of_unlike_many_layers_run_over_relative_depth() -> None:
+    short_one, long_one = matrix(3, 3), matrix(9, 9)
+    axes = layer_curve([short_one, long_one])
+    assert [float(x) for x in np.asarray(axes.lines[0].get_xdata())] == [0, 4, 8]
+    assert [float(x) for x in np.asarray(axes.lines[1].get_xdata())] == [*range(9)]
+    assert axes.get_xlabel() == "relative depth; layers of the longest line"
+    assert layer_curve([long_one], long_one).get_xlabel() == "layer, in order of execution"
+
+
+def test_a_curve_of_some_layers_says_of_how_many() -> None:
+    rng = np.random.default_rng(0)
+    a = repsim.Activations.from_arrays({f"l{k}": rng.standard_normal((40, 4)) for k in range(9)}, name="a")
+    found = repsim.lambda_curve(a, replace(a, name="b"), penalties=[0.01, 1.0])
+    assert lambda_curve(found).get_title(loc="left") == "a × b  (6 of 9 matched layers, n = 40)"
+    few = lambda_curve(found, [("l0", "l0"), ("l1", "l1")])
+    assert few.get_title(loc="left") == "a × b  (n = 40)"
 
 
 # --- Colours ---------------------------------------------------------------------------------------------------

@@ -153,8 +153,8 @@ def _digest(text: str) -> str:
 
 
 def _title(run: RunFiles) -> str:
-    verb = run.run.get("verb") or ("compare" if run.matrices else "augment" if "seeds" in run.facts else "robustness")
-    return _TITLES.get(verb, "Results")
+    known = "compare" if run.matrices else "augment" if {"strategies", "checkpoints"} & set(run.facts) else ""
+    return _TITLES.get(run.run.get("verb", known), "Results")
 
 
 def _map(

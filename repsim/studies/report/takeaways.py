@@ -27,6 +27,8 @@ def takeaways(run: RunFiles) -> list[str]:
     if told:  # the demo's, whose last lines are of the last block
         return [*told[-2:], run.text.strip().rpartition("\n")[2]][:_LINES]
     lines = [sentence(matrix) for matrix in run.matrices.values()]
+    if not lines:  # of a version that kept its reading as text alone: a title, and sentences below it
+        return [line.strip() for line in run.text.splitlines() if line.startswith("  ")][:_LINES]
     if len(lines) < _LINES:
         lines += [line for matrix in run.matrices.values() for line in _beside(matrix)]
     return lines[:_LINES]

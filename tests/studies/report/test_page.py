@@ -116,6 +116,19 @@ def test_a_page_that_a_running_verb_makes_names_verb_and_command(tmp_path: Path)
     assert "repsim demo" in page.text
 
 
+def test_a_folder_of_an_older_version_has_its_pictures_tables_and_text(tmp_path: Path) -> None:
+    folder = studied(tmp_path / "old")
+    for name in ("run.json", "summary.json", "over_seeds.json"):
+        (folder / name).unlink()
+    (folder / "reading.txt").write_text(f"Where?\n  First {BAD}.\n  Second.\n\nMore?\n  Third.\n  Fourth.\n")
+    assert takeaways(read_run(folder, {})) == [f"First {BAD}.", "Second.", "Third."]
+    page = page_of(folder)
+    assert "Results" in page.text
+    assert [image["alt"] for image in page.all("img")] == ["Picture over seeds"]
+    assert len(page.all("table")) == 2
+    assert len(page.all("script")) == 2
+
+
 def test_what_else_lies_in_the_folder_is_left_out(tmp_path: Path) -> None:
     folder = studied(tmp_path / "study")
     (folder / "other.csv").write_text("secret\n1\n")
