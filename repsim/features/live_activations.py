@@ -170,8 +170,10 @@ def live(
     order = torch.channels_last if tree_leaves(few)[0].device.type == "cpu" else torch.contiguous_format
     try:
         forward, dtypes = dry_run(order)
-    except RuntimeError:
+    except (RuntimeError, ValueError) as error:
         # Convolutions are faster with channels last. A network that views its maps as rows cannot take that.
+        if not isinstance(error, RuntimeError) and not isinstance(error.__cause__, RuntimeError):
+            raise
         order = torch.contiguous_format
         forward, dtypes = dry_run(order)
     widths = forward.widths or {}
