@@ -66,7 +66,7 @@ class StoredFeatures(Mapping[str, Float[Tensor, "n _p"]]):
 
     def outputs(self) -> Float[Tensor, "n k"] | None:
         """What the network itself answered, in memory."""
-        return self._whole(self._manifest.tracks[-1]).clone() if self._manifest.outputs else None
+        return self._rows(self._manifest.tracks[-1], 0, self.n) if self._manifest.outputs else None
 
     def read(self, rows: slice | Int[Tensor, " b"], write: Callable[[int, int, Tensor], None]) -> None:
         """Hands on some rows of every layer: (layer's number, 0, features); no more than those are read."""
