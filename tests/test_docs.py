@@ -5,12 +5,13 @@ import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import repsim
 from repsim.metrics import METRICS
 from tests.support.places import ROOT
-
-ROOT = ROOT
 
 
 def test_the_table_of_measures_is_the_codes_own() -> None:
@@ -50,3 +51,17 @@ def test_links_between_pages_lead_somewhere() -> None:
     ]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.filterwarnings("ignore::repsim.CautionWarning")
+def test_the_ten_lines_of_the_readme_show_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(
+        r"^## Ten lines\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    exec(code[0].replace("limit=500", "limit=100"), {})
+    assert (tmp_path / "td.png").stat().st_size > 5_000
+    assert "layer3.0" in capsys.readouterr().out
