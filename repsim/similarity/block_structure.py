@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from repsim._common.html import ShownAsTable
 from repsim._common.messages import message, some
@@ -17,6 +18,9 @@ from repsim.similarity.matrix import SimilarityMatrix
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: How many random ways to cut the depth a contrast is held against.
+_RANDOM = 1000
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,12 @@ class Blocks(ShownAsTable):
     """Block structure of one network.
 
     Attributes:
-        score: Share of pairs of layers more than `lag` apart whose similarity is at least `threshold`.
+        homogeneity: Share of pairs of layers more than `lag` apart whose similarity is at least `threshold`: 1 for a
+            network whose layers are all alike, which has no blocks to tell apart.
+        contrast: Mean similarity of pairs of layers in one block less that of all other pairs; 0 where one of the two
+            has no pair, as in a network whose layers are all alike.
+        random_contrast: The mean contrast of as many runs with random ends: what runs have because near layers are
+            more alike than far ones.
         blocks: Runs of layers that look alike, in order; layers in none of them stand alone.
         within: Mean similarity of pairs of layers in one block; None where there is no block.
         between: Mean similarity of all other pairs; None where one block holds all layers.
@@ -54,7 +63,9 @@ class Blocks(ShownAsTable):
         n: Samples.
     """
 
-    score: float
+    homogeneity: float
+    contrast: float
+    random_contrast: float
     blocks: tuple[Block, ...]
     within: float | None
     between: float | None
@@ -72,10 +83,12 @@ class Blocks(ShownAsTable):
         return tuple(sorted(ends - {0, len(self.layers)}))
 
     def __repr__(self) -> str:
-        share = f"{self.score:.1%} of pairs more than {self.lag} layers apart have {self.metric} >= {self.threshold:g}"
+        share = f"{self.homogeneity:.1%} of pairs more than {self.lag} layers apart have "
+        share += f"{self.metric} >= {self.threshold:g}"
         counts = f"{len(self.blocks)} blocks with {sum(map(len, self.blocks))} of {len(self.layers)} layers"
         means = f"within blocks {_shown(self.within)}, elsewhere {_shown(self.between)}"
-        return f"Blocks({self.model}: {share}; {counts}; mean similarity {means}; n = {self.n:,})"
+        random = f"contrast {self.contrast:.3f}, of random runs {self.random_contrast:.3f}"
+        return f"Blocks({self.model}: {share}; {counts}; mean similarity {means}; {random}; n = {self.n:,})"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per block: its layers and their mean similarity."""
@@ -112,12 +125,14 @@ class BlockReport(ShownAsTable):
     top_share: Float[np.ndarray, " l"]
 
     def __repr__(self) -> str:
-        scores = f"block score {self.whole.score:.3f}, without first components {self.without_first.score:.3f}"
+        scores = (
+            f"homogeneity {self.whole.homogeneity:.3f}, without first components {self.without_first.homogeneity:.3f}"
+        )
         share = f"these hold {self.top_share.min():.0%} to {self.top_share.max():.0%} of the variance"
         return f"BlockReport({self.whole.model}: {scores}; {share}; n = {self.whole.n:,})"
 
     def to_frame(self) -> "pd.DataFrame":
-        """Two rows, `components_removed` 0 and 1: block score, counts and mean similarities (NaN where no pair)."""
+        """Two rows, `components_removed` 0 and 1: homogeneity, contrast, counts, means (NaN where no pair)."""
         import pandas as pd
 
         rows = []
@@ -127,7 +142,9 @@ class BlockReport(ShownAsTable):
                 {
                     "model": found.model,
                     "components_removed": removed,
-                    "block_score": found.score,
+                    "homogeneity": found.homogeneity,
+                    "contrast": found.contrast,
+                    "random_contrast": found.random_contrast,
                     "blocks": len(found.blocks),
                     "layers_in_blocks": sum(map(len, found.blocks)),
                     **{name: math.nan if mean is None else mean for name, mean in means.items()},
@@ -142,24 +159,25 @@ class BlockReport(ShownAsTable):
 def blocks(matrix: SimilarityMatrix, *, threshold: float = 0.9, lag: int | None = None) -> Blocks:
     """How much of a network's depth looks alike, and from which layer to which?
 
-    The block score is the share of pairs of layers more than `lag` apart whose similarity is at least `threshold`. The
-    blocks maximise, over all ways to cut the depth into runs of layers,
+    The blocks maximise, over all ways to cut the depth into runs of layers,
 
         Σ_{pairs i < j of layers in one run} (similarity_ij − threshold)
 
     so each pair kept together pays a penalty of `threshold`, and no number of blocks has to be chosen: the mean
     similarity between two runs side by side is below the threshold, and between the two parts of a block, wherever it
     is cut, it is not. The maximum is exact; of equal ones the last block is the longest. Where
-    similarity fades smoothly along depth there are blocks as well, of runs near enough, and their ends mean little.
+    similarity fades smoothly along depth there are blocks as well, of runs near enough, and their ends mean little:
+    their contrast, the mean inside less the mean outside, is then near that of runs with random ends. Homogeneity, the
+    share of pairs more than `lag` apart whose similarity is at least `threshold`, says how much is alike at all.
 
     Args:
         matrix: Of one network with itself, as `compare(a, a, "cka")`; a similarity.
-        threshold: From where on layers count as alike, for the score and for the blocks.
-        lag: Layers this near or nearer are left out of the score, for neighbours are alike in any network. None is an
+        threshold: From where on layers count as alike, for homogeneity and for the blocks.
+        lag: Layers this near or nearer are left out of homogeneity, for neighbours are alike in any network. None is an
             eighth of the depth, rounded up.
 
     Returns:
-        Score, blocks, and mean similarities inside and outside of them.
+        Blocks, mean similarities inside and outside of them, contrast and homogeneity.
 
     Raises:
         ValueError: Two networks, a distance, a matrix that is not symmetric, a layer without numbers, settings out of
@@ -168,10 +186,11 @@ def blocks(matrix: SimilarityMatrix, *, threshold: float = 0.9, lag: int | None 
     Source:
         Block structure: Nguyen, Raghu, Kornblith 2021, arXiv 2010.15327; its loss in robust networks: Cianfarani et al.
         2022, arXiv 2206.09868. The sum is the constant Potts model of Traag, Van Dooren, Nesterov 2011, arXiv
-        1104.3083, whose parts are runs here and found by dynamic programming. The score is this project's.
+        1104.3083, whose parts are runs here and found by dynamic programming. Contrast and homogeneity are
+        this project's.
 
     Cost:
-        L² for L layers.
+        L² for L layers, and a thousand random cuts of the depth.
 
     Example:
         >>> values = np.full((7, 7), 0.2)
@@ -179,7 +198,7 @@ def blocks(matrix: SimilarityMatrix, *, threshold: float = 0.9, lag: int | None 
         >>> np.fill_diagonal(values, 1)
         >>> names = tuple("abcdefg")
         >>> blocks(SimilarityMatrix(values, names, names, "cka", "net", "net", 100))  # doctest: +ELLIPSIS
-        Blocks(net: ...; 2 blocks with 6 of 7 layers; mean similarity within blocks 0.950, elsewhere 0.200; n = 100)
+        Blocks(net: ...; 2 blocks with 6 of 7 layers; mean similarity within blocks 0.950, ...; n = 100)
     """
     values = _checked(matrix)
     depth = len(values)
@@ -189,12 +208,15 @@ def blocks(matrix: SimilarityMatrix, *, threshold: float = 0.9, lag: int | None 
     if isinstance(lag, bool) or not isinstance(lag, int) or not 0 <= lag <= depth - 2:
         must = f"lag must be a whole number from 0 to {depth - 2}, for {depth} layers"
         raise ValueError(message("blocks", must, repr(lag), "Leave it out"))
-    runs = _runs(values - threshold)
+    cuts = _cuts(values - threshold)
+    runs = [(start, stop) for start, stop in pairwise(cuts) if stop - start > 1]
     together = np.zeros(values.shape, dtype=bool)
     for start, stop in runs:
         together[start:stop, start:stop] = True
     return Blocks(
-        score=float((_pairs(values, lag) >= threshold).mean()),
+        homogeneity=float((_pairs(values, lag) >= threshold).mean()),
+        contrast=float(_contrasts(values, np.array([cuts]))[0]),
+        random_contrast=float(_contrasts(values, _random_cuts(depth, len(cuts) - 1)).mean()),
         blocks=tuple(Block(i, j, float(_pairs(values[i:j, i:j]).mean())) for i, j in runs),
         within=_mean(_pairs(values)[_pairs(together)]),
         between=_mean(_pairs(values)[~_pairs(together)]),
@@ -211,7 +233,7 @@ def block_report(a: Activations, *, threshold: float = 0.9, lag: int | None = No
     """Is a network's block structure the work of one component per layer?
 
     Debiased CKA of the network with itself, as it is and without the leading principal component of each layer. Where
-    the block score falls without them, few samples along one direction make the blocks.
+    homogeneity or contrast fall without them, few samples along one direction make the blocks.
 
     Args:
         a: Features of one network.
@@ -235,8 +257,8 @@ def block_report(a: Activations, *, threshold: float = 0.9, lag: int | None = No
     return BlockReport(found, left, matrix, without, dimension(a)["top_share"].to_numpy())
 
 
-def _runs(gains: Float[np.ndarray, "l l"]) -> list[tuple[int, int]]:
-    """(start, stop) of the best runs of two or more, by dynamic programming over where the last run begins."""
+def _cuts(gains: Float[np.ndarray, "l l"]) -> list[int]:
+    """Where the best runs begin, and the depth, by dynamic programming over where the last run begins."""
     depth = len(gains)
     best, begins, inside = np.zeros(depth + 1), np.zeros(depth + 1, dtype=int), np.zeros(depth)
     for stop in range(1, depth + 1):
@@ -246,11 +268,30 @@ def _runs(gains: Float[np.ndarray, "l l"]) -> list[tuple[int, int]]:
         # Equal maxima differ by rounding; the earliest begin makes the longest run.
         begins[stop] = int(np.flatnonzero(total >= total.max() - 1e-12)[0])
         best[stop] = total[begins[stop]]
-    runs, stop = [], depth
-    while stop > 0:
-        runs.append((int(begins[stop]), stop))
-        stop = int(begins[stop])
-    return [(start, stop) for start, stop in reversed(runs) if stop - start > 1]
+    cuts = [depth]
+    while cuts[-1] > 0:
+        cuts.append(int(begins[cuts[-1]]))
+    return cuts[::-1]
+
+
+def _random_cuts(depth: int, runs: int) -> Int[np.ndarray, "r k"]:
+    """Ways to cut a depth into as many runs, all as likely; the same ones each time."""
+    order = np.random.default_rng(0).random((_RANDOM, depth - 1)).argsort(1)[:, : runs - 1]
+    return np.hstack([np.zeros((_RANDOM, 1), int), np.sort(order + 1), np.full((_RANDOM, 1), depth)])
+
+
+def _contrasts(values: Float[np.ndarray, "l l"], cuts: Int[np.ndarray, "r k"]) -> Float[np.ndarray, " r"]:
+    """Mean over pairs of layers in one run less that over all other pairs, for each way to cut; 0 without either."""
+    depth = len(values)
+    # above[s, t]: the sum over pairs i < j with i < s and j < t, so that a run's own pairs are a difference of four.
+    above = np.zeros((depth + 1, depth + 1))
+    above[1:, 1:] = np.triu(values, 1).cumsum(0).cumsum(1)
+    start, stop = cuts[:, :-1], cuts[:, 1:]
+    inside = (above[stop, stop] - above[start, stop] - above[stop, start] + above[start, start]).sum(1)
+    count, every = ((stop - start) * (stop - start - 1) // 2).sum(1), depth * (depth - 1) // 2
+    known = (count > 0) & (count < every)
+    outside = (above[-1, -1] - inside) / np.where(known, every - count, 1)
+    return np.where(known, inside / np.where(known, count, 1) - outside, 0.0)
 
 
 def _pairs(values: Shaped[np.ndarray, "l l"], lag: int = 0) -> Shaped[np.ndarray, " m"]:

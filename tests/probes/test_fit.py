@@ -421,7 +421,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one class": ({"tasks": {"parity": Y * 0}}, f"labels must hold at least two classes; got 1. {ONE_CLASS}"),
     "a negative class": (
-        {"tasks": {"fine": Y, "parity": Y - 2}},
+        {"tasks": {"fine": Y, "parity": Y * 3 - 2}},
         "labels of 'parity' must be >= 0; got -2. Number the classes from 0.",
     ),
     "a class that is missing": (

@@ -124,7 +124,7 @@ def test_noise_has_no_blocks(depth: int, spread: float) -> None:
     assert found.blocks == ()
     assert found.change_points == ()
     assert found.within is None
-    assert found.score < 0.01
+    assert found.homogeneity < 0.01
     assert found.between == pytest.approx(0, abs=0.3)
 
 
@@ -137,42 +137,76 @@ def test_noise_on_planted_blocks_moves_no_boundary() -> None:
 def test_one_uniform_matrix_is_one_block() -> None:
     found = blocks(own(planted([9], 0.97)))
     assert [(b.start, b.stop) for b in found.blocks] == [(0, 9)]
-    assert found.score == 1
+    assert found.homogeneity == 1
     assert found.between is None
     assert found.change_points == ()
 
 
-# --- Score ----------------------------------------------------------------------------------------------------
+# --- Homogeneity ----------------------------------------------------------------------------------------------------
 
 
-def score(values: np.ndarray, threshold: float, lag: int) -> float:
+def homogeneity(values: np.ndarray, threshold: float, lag: int) -> float:
     depth = len(values)
     pairs = [values[i, j] for i in range(depth) for j in range(depth) if abs(i - j) > lag]
     return sum(v >= threshold for v in pairs) / len(pairs)
 
 
 @pytest.mark.parametrize("depth", [3, 8, 9, 17])
-def test_the_score_counts_entries_away_from_the_diagonal(depth: int) -> None:
+def test_homogeneity_counts_entries_away_from_the_diagonal(depth: int) -> None:
     values = 1 - np.abs(np.subtract.outer(np.arange(depth), np.arange(depth))) / depth
-    assert blocks(own(values)).score == score(values, 0.9, -(-depth // 8))
+    assert blocks(own(values)).homogeneity == homogeneity(values, 0.9, -(-depth // 8))
     assert blocks(own(values)).lag == -(-depth // 8)
     for lag, threshold in itertools.product((0, 1, depth - 2), (0.2, 0.5, 0.9)):
         found = blocks(own(values), lag=lag, threshold=threshold)
-        assert found.score == score(values, threshold, lag)
-    assert blocks(own(np.ones((depth, depth)))).score == 1
+        assert found.homogeneity == homogeneity(values, threshold, lag)
+    assert blocks(own(np.ones((depth, depth)))).homogeneity == 1
 
 
 def test_a_value_at_the_threshold_counts() -> None:
-    assert blocks(own(planted([6], 0.9))).score == 1
+    assert blocks(own(planted([6], 0.9))).homogeneity == 1
     assert len(blocks(own(planted([6], 0.9))).blocks) == 1
-    assert blocks(own(planted([6], np.nextafter(0.9, 0)))).score == 0
+    assert blocks(own(planted([6], np.nextafter(0.9, 0)))).homogeneity == 0
+
+
+# --- Contrast -------------------------------------------------------------------------------------------------
+
+
+def contrast(values: np.ndarray, cuts: tuple[int, ...]) -> float:
+    """By a loop over pairs, of runs that begin at the cuts."""
+    run = [sum(cut <= i for cut in cuts) for i in range(len(values))]
+    inside, outside = list[float](), list[float]()
+    for i, j in itertools.combinations(range(len(values)), 2):
+        (inside if run[i] == run[j] else outside).append(values[i, j])
+    return float(np.mean(inside) - np.mean(outside)) if inside and outside else 0.0
+
+
+@pytest.mark.parametrize(("depth", "sizes"), [(7, [3, 4]), (9, [2, 5, 2]), (12, [4, 4, 4])])
+def test_contrast_is_the_mean_inside_less_outside_and_its_chance_that_of_all_ways_to_cut(
+    depth: int, sizes: list[int]
+) -> None:
+    values = (planted(sizes) + 0.02 * noise(depth, 1, 0)).clip(-1, 1)
+    found = blocks(own(values))
+    assert found.contrast == pytest.approx(contrast(values, found.change_points), abs=1e-12)
+    ways = [contrast(values, cuts) for cuts in itertools.combinations(range(1, depth), len(sizes) - 1)]
+    assert found.random_contrast == pytest.approx(np.mean(ways), abs=4 * np.std(ways) / 1000**0.5)
+    assert found.contrast == pytest.approx(max(ways))
+
+
+def test_what_is_alike_throughout_or_fades_evenly_has_no_contrast_beyond_chance() -> None:
+    for flat in (blocks(own(planted([9], 0.97))), blocks(own(noise(12, 0.03, 0)))):
+        assert flat.contrast == flat.random_contrast == 0
+    far = np.abs(np.subtract.outer(np.arange(24), np.arange(24)))
+    fading = blocks(own(np.exp(-far / 40)))
+    assert len(fading.blocks) > 1
+    sharp = blocks(own(planted([8, 8, 8])))
+    assert fading.contrast - fading.random_contrast < 0.1 < 0.4 < sharp.contrast - sharp.random_contrast
 
 
 # --- What must not matter -------------------------------------------------------------------------------------
 
 
 def facts(found: Blocks) -> tuple[Any, ...]:
-    return found.score, found.blocks, found.within, found.between
+    return found.homogeneity, found.blocks, found.within, found.between
 
 
 @given(seed=st.integers(0, 99))
@@ -183,7 +217,7 @@ def test_transposing_changes_nothing_and_reversing_mirrors(seed: int) -> None:
     values[0, 5] += 4e-7 if values[0, 5] < 0.5 else -4e-7  # symmetric to rounding only
     assert facts(blocks(own(values))) == facts(blocks(own(values.T)))
     mirrored = blocks(own(values[::-1, ::-1]))
-    assert mirrored.score == blocks(own(values)).score
+    assert mirrored.homogeneity == blocks(own(values)).homogeneity
     assert [12 - c for c in reversed(mirrored.change_points)] == list(blocks(own(values)).change_points)
 
 
@@ -194,7 +228,8 @@ def test_the_text_says_threshold_lag_and_means() -> None:
     found = blocks(own(planted([5, 4])))
     assert repr(found) == (
         "Blocks(net: 19.0% of pairs more than 2 layers apart have cka >= 0.9; "
-        "2 blocks with 9 of 9 layers; mean similarity within blocks 0.950, elsewhere 0.200; n = 500)"
+        "2 blocks with 9 of 9 layers; mean similarity within blocks 0.950, elsewhere 0.200; "
+        f"contrast 0.750, of random runs {found.random_contrast:.3f}; n = 500)"
     )
     assert "elsewhere none" in repr(blocks(own(planted([9]))))
 
@@ -271,9 +306,9 @@ def dominated(n: int = 120, layers: int = 8) -> Activations:
 def test_blocks_of_one_component_are_gone_without_it() -> None:
     side = dominated()
     report = block_report(side)
-    assert report.whole.score == 1
+    assert report.whole.homogeneity == 1
     assert [(s.start, s.stop) for s in report.whole.blocks] == [(0, 8)]
-    assert report.without_first.score == 0
+    assert report.without_first.homogeneity == 0
     assert report.without_first.blocks == ()
     assert report.top_share.min() > 0.9
     assert facts(report.whole) == facts(blocks(compare(side, side, "cka")))
@@ -285,20 +320,20 @@ def test_blocks_of_many_components_stay_without_the_first() -> None:
     common = rng.standard_normal((120, 10))
     made = {f"layer{k}": torch.tensor(common @ np.linalg.qr(rng.standard_normal((10, 10)))[0]) for k in range(6)}
     report = block_report(Activations.from_arrays(made, name="many"))
-    assert report.whole.score == report.without_first.score == 1
+    assert report.whole.homogeneity == report.without_first.homogeneity == 1
 
 
 def test_the_report_is_two_rows_and_one_line() -> None:
     report = block_report(dominated(), lag=2, threshold=0.8)
     table = report.to_frame()
     assert table["components_removed"].tolist() == [0, 1]
-    assert table["block_score"].tolist() == [1, 0]
+    assert table["homogeneity"].tolist() == [1, 0]
     assert table["layers_in_blocks"].tolist() == [8, 0]
     assert table["lag"].tolist() == [2, 2]
     assert table["threshold"].tolist() == [0.8, 0.8]
     assert np.isnan(table["between"][0])
     low, high = report.top_share.min(), report.top_share.max()
     assert repr(report) == (
-        "BlockReport(dominated: block score 1.000, without first components 0.000; "
+        "BlockReport(dominated: homogeneity 1.000, without first components 0.000; "
         f"these hold {low:.0%} to {high:.0%} of the variance; n = 120)"
     )

@@ -38,8 +38,8 @@ NAME, ORDER = "cross_layer", 1
 
 #: Under the picture of all layers.
 _BLOCKS = (
-    "Frames: runs of layers that look alike. Block score: share of pairs of layers further apart than an eighth of the "
-    "depth with {metric} of at least {threshold:g}."
+    "Frames: runs of layers that look alike, {metric} of at least {threshold:g}. Block contrast: mean inside the runs "
+    "less outside, beyond as many runs with random ends."
 )
 
 
@@ -48,9 +48,10 @@ def cross_layer(
 ) -> Finding:
     """Every layer with every other one: is there block structure in one group of networks and not in another?
 
-    For each network s_ij, the similarity of its layers i and j, and from it the block score (share of pairs with
-    |i − j| > lag and s_ij ≥ 0.9), the means over i ≠ j and over |i − j| > lag, and the share of variance in each
-    layer's leading component. Group means and their differences have jackknife errors over networks.
+    For each network s_ij, the similarity of its layers i and j, and from it its homogeneity (share of pairs with
+    |i − j| > lag and s_ij ≥ 0.9), its block contrast beyond runs with random ends, the means over i ≠ j and over
+    |i − j| > lag, and the share of variance in each layer's leading component. Group means and their differences have
+    jackknife errors over networks.
 
     Args:
         groups: Group -> its networks, which differ in seed alone.
@@ -62,7 +63,7 @@ def cross_layer(
     Returns:
         The part "cross_layer" with tables of the networks (""), "groups", "differences", "first_components" and
         "matrices". Its picture has two networks of each group and of each two groups, from different seeds where there
-        are such; below them one network of each group against itself, and the block score of all.
+        are such; below them one network of each group against itself, and the block contrast of all.
 
     Raises:
         ValueError: A metric that is no symmetric similarity, fewer than three layers, a layer without numbers; networks
@@ -151,27 +152,37 @@ def _apart(grouped: GroupFeatures, a: str, b: str) -> list[str]:
 
 def _across(title: str, matrix: SimilarityMatrix) -> Panel:
     found = of_pair(matrix)
-    lines = [f"block score {found.score:.2f}"] if found is not None else ["layers do not correspond: no block score"]
+    lines = (
+        [f"contrast {found.contrast - found.random_contrast:.2f}"]
+        if found is not None
+        else ["layers do not correspond: no blocks"]
+    )
     lines += [f"mean {beyond_lag(matrix, 0):.2f}"]
     return Panel(matrix, title, ", ".join(lines), found)
 
 
 def _alone(title: str, each: SelfSimilarity) -> Panel:
     numbers = each.numbers
-    note = f"block score {numbers['block_score']:.2f}, mean {numbers['mean_off_diagonal']:.2f}"
+    note = f"contrast {numbers['block_contrast']:.2f}, mean {numbers['mean_off_diagonal']:.2f}"
     return Panel(each.matrix, title, note, each.blocks)
 
 
 def _scores(
     grouped: GroupFeatures, every: Mapping[str, SelfSimilarity], means: Mapping[tuple[str, str], Estimate]
 ) -> LinePanel:
-    """The block score of every network beside its group's mean."""
+    """The block contrast of every network beside its group's mean."""
     groups = list(grouped.groups)
-    mean = [means[group, "block_score"] for group in groups]
-    own = [[every[name].numbers["block_score"] for name in sides] for sides in grouped.groups.values()]
+    mean = [means[group, "block_contrast"] for group in groups]
+    own = [[every[name].numbers["block_contrast"] for name in sides] for sides in grouped.groups.values()]
     lines = {"group mean, 95 % interval": line(mean, colour=3, own=own)}
     return LinePanel(
-        lines, groups, "block scores; grey: each network", "block score", (0.0, 1.0), xlabel="", joined=False
+        lines,
+        groups,
+        "block contrast beyond random runs; grey: each network",
+        "block contrast",
+        (-1.0, 1.0),
+        xlabel="",
+        joined=False,
     )
 
 

@@ -58,9 +58,10 @@ def capacity(
 ) -> Finding:
     """How alike are a network's layers to each other as networks grow wider or deeper?
 
-    Each network is compared with itself as in `cross_layer`; the block score, the mean similarities of its layers and
-    the share of leading components are averaged over the networks of a size, with jackknife errors. From four sizes on
-    Spearman's ρ between the place of a size and each statistic, over networks, with a permutation p-value.
+    Each network is compared with itself as in `cross_layer`; homogeneity, block contrast, the mean similarities of its
+    layers and the share of leading components are averaged over the networks of a size, with jackknife errors. From
+    four sizes on Spearman's ρ between the place of a size and each statistic, over networks, with a permutation
+    p-value.
 
     Args:
         networks: Kind (standard, robust, …) -> size, from small to large -> networks, which differ in seed alone.

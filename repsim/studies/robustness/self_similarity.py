@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 #: Number of a network -> what it says.
 STATISTICS = {
-    "block_score": "share of pairs of layers far apart that are at least as alike as the threshold",
+    "homogeneity": "share of pairs of layers far apart that are at least as alike as the threshold",
+    "block_contrast": "mean similarity inside blocks less outside, beyond as many runs with random ends",
     "mean_off_diagonal": "mean similarity of different layers",
     "mean_beyond_lag": "mean similarity of layers far apart",
     "mean_first_component": "mean share of a layer's variance in its leading component",
@@ -32,7 +33,8 @@ STATISTICS = {
 
 #: The same in a reading and over a picture.
 WORDS = {
-    "block_score": "block score",
+    "homogeneity": "homogeneity",
+    "block_contrast": "block contrast beyond chance",
     "mean_off_diagonal": "mean similarity of different layers",
     "mean_beyond_lag": "mean similarity of layers far apart",
     "mean_first_component": "share of the leading components",
@@ -62,7 +64,8 @@ class SelfSimilarity:
         found = blocks(matrix)
         shares = dimension(side)["top_share"].to_list()
         numbers = {
-            "block_score": found.score,
+            "homogeneity": found.homogeneity,
+            "block_contrast": found.contrast - found.random_contrast,
             "mean_off_diagonal": beyond_lag(matrix, 0),
             "mean_beyond_lag": beyond_lag(matrix, found.lag),
             "mean_first_component": float(np.mean(shares)),

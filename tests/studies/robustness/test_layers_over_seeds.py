@@ -138,7 +138,7 @@ def test_a_copy_is_no_second_seed(digits: ImageSet) -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: grouped(), "study: there must be a group of networks; got none. Pass {name: [...]}."),
+        (lambda: grouped(), "study: there must be a group of networks; got none. Pass {name: [networks]}."),
         (
             lambda: grouped(x={}),
             "study: every group must hold a network; got none in 'x'. Leave the group out.",
@@ -498,7 +498,7 @@ def test_block_scores_and_their_difference_are_known() -> None:
     part = cross_layer_of(made)
     networks = part.tables[""].set_index("network")
     # 10 of 21 pairs more than one layer apart lie within the first six layers.
-    assert networks["block_score"].tolist() == pytest.approx([10 / 21] * 3 + [0] * 3)
+    assert networks["homogeneity"].tolist() == pytest.approx([10 / 21] * 3 + [0] * 3)
     matrix = compare(made.sides["blocks-1"], made.sides["blocks-1"], "cka").values
     off = [matrix[i, j] for i in range(8) for j in range(8) if i != j]
     far = [matrix[i, j] for i in range(8) for j in range(8) if abs(i - j) > 1]
@@ -513,7 +513,7 @@ def test_block_scores_and_their_difference_are_known() -> None:
     assert means.loc[("none", "mean_off_diagonal"), "value"] == pytest.approx(values.mean())
     assert means.loc[("none", "mean_off_diagonal"), "error"] == pytest.approx(values.std(ddof=1) / 3**0.5)
     sentence = next(line for line in part.reading if line.startswith("none less blocks"))
-    assert "block score -0.476, no claim: the networks of a group agree exactly" in sentence
+    assert "homogeneity -0.476, no claim: the networks of a group agree exactly" in sentence
     assert "mean similarity of different layers" in sentence
     assert "smaller in none (p = " in sentence
     fits(part.draw())
@@ -553,7 +553,7 @@ def test_blocks_of_two_networks_are_those_of_both_directions() -> None:
 
 def test_one_network_alone_has_its_blocks_and_no_interval() -> None:
     part = cross_layer_of(grouped(a=blocky("a", 1, 6)))
-    assert part.reading[0].startswith("a (1 network, means): block score 0.476 (no interval), ")
+    assert part.reading[0].startswith("a (1 network, means): homogeneity 0.476 (no interval), ")
     assert part.reading[1] == "a has one network, so there is no seed-to-seed baseline and no interval."
     assert "differences" not in part.tables
     fits(part.draw())

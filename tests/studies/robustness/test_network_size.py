@@ -48,7 +48,7 @@ def test_a_trend_is_found_where_there_is_one() -> None:
     assert ranks.loc[("robust", "mean_off_diagonal"), "spearman"] > 0.9
     assert ranks.loc[("robust", "mean_off_diagonal"), "p_holm"] < 0.05
     assert ranks.loc["standard", "p_holm"].min() > 0.05
-    assert ranks["networks"].tolist() == [12] * 8
+    assert ranks["networks"].tolist() == [12] * 10
     line = next(line for line in part.reading if line.startswith("robust: rank correlation with size"))
     assert "mean similarity of different layers +0.9" in line
     assert ", told from 0 (p = " in line
