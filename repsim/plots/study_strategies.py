@@ -35,7 +35,7 @@ _SCORES = {
 
 
 def accuracy_scatter(table: "DataFrame", score: str) -> "Figure":
-    """Draws accuracy against TD and against TD corrected for accuracy, with standard errors over networks.
+    """Draws accuracy against TD and against TD over that of independent errors, with standard errors over networks.
 
     Args:
         table: One row per strategy with the columns `strategy`, the score's, `td`, `td_ratio` and theirs with `_se`.
