@@ -123,13 +123,8 @@ def joined_sets(
 def _run(network: Network, name: str, data: ImageSet, task: str, layers: Layers, reduction: str) -> Activations:
     try:
         return extract(network, data, layers=layers, reduction=reduction, name=name, progress=False)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # PyTorch's, of shapes
-        shape, why = "×".join(map(str, data.images.shape[1:])), str(error).splitlines()[0]
-        advice = "Choose a data set whose images the networks take"
-        must = f"{name} must take the images of task {task!r}"
-        raise ValueError(message("judge", must, f"{shape} ({why})", advice)) from error
+    except ValueError as error:
+        raise ValueError(f"judge, task {task!r}, {name}: {error}") from error
 
 
 def _of_classes(name: str, task: Any, y: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
