@@ -243,12 +243,13 @@ def test_networks_that_cannot_be_judged_together(copy: Path, capsys: pytest.Capt
     one = elsewhere(networks, none="none/seed-0*", noise="noise/seed-0*")
     refused(capsys, text + "One network has no pair to differ in; train more seeds.", *JUDGED, *one, *out)
     shutil.copy(networks / "none/seed-0.safetensors", networks / "none/seed-1.safetensors")
-    text = "judge: networks of 'none' must differ; got the same weights in seed-0 and seed-1. "
-    refused(capsys, text + "A copy is no second seed; train another.", *JUDGED, *elsewhere(networks), *out)
+    text = "judge: every network must have weights of its own; got the same in 'seed-0' of 'none' and 'seed-1' of "
+    refused(capsys, text + "'none'. A copy is no second seed; leave it out.", *JUDGED, *elsewhere(networks), *out)
     wide = repsim.load_model("small_conv_mnist", seed=1)
     record = {"architecture": "small_conv_mnist", "normalize": None, "num_classes": 10}
     save_checkpoint(networks / "none/seed-1.safetensors", wide.net, record)
-    text = "judge: all networks must be a 'digits_resnet8'; got 'small_conv_mnist' of seed-1.safetensors in 'none'. "
+    text = "judge: all networks must have one architecture; got digits_resnet8 ('seed-0' of 'none') and "
+    text += "small_conv_mnist ('seed-1' of 'none'). "
     refused(capsys, text + "Judge networks of one architecture at a time.", *JUDGED, *elsewhere(networks), *out)
 
 
