@@ -195,8 +195,8 @@ def test_every_mistake_is_one_line(nets: Path, tmp_path: Path) -> None:
 def test_a_group_has_one_architecture(nets: Path, digits: ImageSet) -> None:
     one, other = load_model(nets / "standard" / "seed0.safetensors"), load_model("small_conv_mnist", name="small")
     with pytest.raises(ValueError, match=exactly(
-        "robustness: networks of 'mixed' must have one architecture; got digits_resnet8 (seed0) and small_conv_mnist "
-        "(small). Make a group of each."
+        "robustness: networks of 'mixed' must have one architecture; got digits_resnet8 ('seed0' of 'mixed') and "
+        "small_conv_mnist ('small' of 'mixed'). Make a group of each."
     )):  # fmt: skip
         robustness({"mixed": [one, other], "other": [load_model("digits_resnet8", seed=5)]}, digits)
     twin = load_model("digits_resnet8", seed=5, name="seed0")

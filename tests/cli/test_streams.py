@@ -122,9 +122,12 @@ def test_ctrl_c_is_one_line_from_the_first_step(
 @pytest.mark.parametrize("after", [0.15, 0.4, 0.8])
 def test_ctrl_c_in_the_first_second_is_one_line(after: float, tmp_path: Path) -> None:
     code = (
-        "import sys, repsim.cli.main as m; print('ready', flush=True); "
-        f"sys.exit(m.main({[*COMPARE, '--out', str(tmp_path / 'out')]!r}))"
+        "import sys; from repsim.cli.main import main; print('ready', flush=True); "
+        f"sys.exit(main({[*COMPARE, '--out', str(tmp_path / 'out')]!r}))"
     )
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + code
+    )  # ignored in background jobs
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
