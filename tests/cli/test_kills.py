@@ -59,7 +59,7 @@ VERBS: dict[str, Callable[[Path], list[str]]] = {
     ],
     "robustness": lambda f: [
         *("robustness", "--networks", f"standard={STANDARD}", "--networks", f"robust={PGD}", *DIGITS),
-        *("--layers", "layer2.0", "layer3.0", "--only", "cross_layer", "--out", f"{f}/out"),
+        *("--layers", "layer1.0", "layer2.0", "layer3.0", "--only", "cross_layer", "--out", f"{f}/out"),
     ],
     "heatmap": lambda f: ["heatmap", f"{f}/given.npz", "--out", f"{f}/picture.png"],
 }

@@ -37,7 +37,7 @@ from repsim.metrics.alignment.cka import CKA
 from tests.support import commands
 from tests.support.commands import PGD, STANDARD, Run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = ["--data", "digits", "--limit", "120"]
 BLOCKS = ["--layers", "layer*.*"]
 

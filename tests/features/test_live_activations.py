@@ -25,6 +25,7 @@ from repsim.similarity.streamed import streamed
 from tests.conftest import exactly
 from tests.oracles import cka as cka_oracle
 from tests.oracles import cka_minibatch as minibatch_oracle
+from tests.support.places import SHARED
 
 MINIBATCH = pytest.mark.parametrize("size", [150, 64, 16])
 SOME = ["conv1", "layer*.*", "linear"]
@@ -672,9 +673,8 @@ def test_the_bar_ends_where_it_should(
 
 # --- Real networks ----------------------------------------------------------------------------------------------
 
-SHARED = Path(__file__).parents[2] / "shared"
 
-
+@pytest.mark.filterwarnings("ignore::repsim.CautionWarning")  # two of its ten classes are shown
 def test_a_network_that_other_people_trained(tmp_path: Path) -> None:
     """Flattened feature maps of CIFAR images: far from zero, strongly correlated, sorted by class."""
     checkpoint, archive = SHARED / "checkpoints/resnet20-12fca82f.th", SHARED / "data/cifar10-jpeg.tar.xz"

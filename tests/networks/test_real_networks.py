@@ -15,8 +15,7 @@ import torch
 
 from repsim import ImageSet, Network, compare, extract, load_data, load_model
 from repsim.networks.weight_files import read_checkpoint
-
-SHARED = Path(__file__).parents[2] / "shared"
+from tests.support.places import SHARED
 
 
 def shared_file(name: str) -> Path:
