@@ -96,6 +96,10 @@ def test_an_architecture_may_be_set(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--eps", "2"], "ThreatModel: eps of linf must be at most 1; got 2"),
         (["--threat", "l2", "--eps", "99"], "robustness: eps of l2 must be at most √(pixels) = 8"),
         (["--steps", "0"], "robustness: steps must be at least 1; got 0"),
+        (
+            ["--layers", "layer2.0", "layer3.0"],
+            "robustness: cross_layer must have at least 3 layers of each network; got layer2.0, layer3.0 of 'digits",
+        ),
         (["--limit", "20"], "stratified_folds: every class must have a sample in every fold"),
         (["--only", "nosuch"], "robustness: the analysis must be known; got 'nosuch'"),
     ],

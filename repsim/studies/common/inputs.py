@@ -74,6 +74,7 @@ class Analysis(Protocol):
         NAME: What it is called.
         ORDER: Optional; those with lower numbers are done first, those without last.
         ASKS_HEADS: Optional; whether it fits heads on parts of the images, so that every class needs one in each part.
+        LEAST_LAYERS: Optional; how many layers of each network it needs.
     """
 
     NAME: str

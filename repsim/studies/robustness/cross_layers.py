@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 #: What `repsim robustness` finds this analysis by, and when it is its turn.
 NAME, ORDER = "cross_layer", 1
 
+#: A network's blocks are runs of its layers.
+LEAST_LAYERS = 3
+
 #: Under the picture of all layers.
 _BLOCKS = (
     "Frames: runs of layers that look alike, {metric} of at least {threshold:g}. Block contrast: mean inside the runs "

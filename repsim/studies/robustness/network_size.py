@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 #: What `repsim robustness` finds this analysis by, and when it is its turn.
 NAME, ORDER, ASKS_HEADS = "capacity", 6, True
 
+#: A network's blocks are runs of its layers.
+LEAST_LAYERS = 3
+
 #: Orders of the sizes that are drawn for a p-value.
 _PERMUTATIONS = 9_999
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from repsim._common.checks import check_labels
 from repsim._common.files import write_text
-from repsim._common.messages import did_you_mean, message
+from repsim._common.messages import did_you_mean, message, some
 from repsim._common.provenance import versions
 from repsim.data.image_set import ImageSet, check_image_set
 from repsim.metrics.transferred.td import TD
@@ -153,7 +153,14 @@ def _rehearse(analyses: Sequence[Analysis], networks: Sequence[Network], given: 
         TD().training_rows({"labels": data.labels})
     few = data.take(sorted({0, len(data) - 1}))
     for network in networks:
-        features([network], few, layers=given.layers, reduction=given.reduction, progress=False)
+        found = features([network], few, layers=given.layers, reduction=given.reduction, progress=False)
+        layers = next(iter(found.values())).layers
+        for analysis in analyses:
+            least = getattr(analysis, "LEAST_LAYERS", 1)
+            if len(layers) < least:
+                must = f"{analysis.NAME} must have at least {least} layers of each network"
+                got, advice = f"{some(layers)} of {network.name!r}", "Choose more layers, or other analyses"
+                raise ValueError(message("robustness", must, got, advice))
 
 
 def left_out(
